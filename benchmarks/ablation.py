@@ -73,7 +73,7 @@ def train(asked: Any) -> None:
                 losses[f"{share:g}"], losses[f"averaged-{share:g}"] = looks(training, round(share * training.work.total))
             steps, values = decay_branch(experiment, len(dataset.records["train"]), end_of_decay(LAST))
             training.advance(steps)
-            training.keep()
+            training.save_checkpoint()
             branch = fork(shared, training, Path(scratch) / "early", apply_values(experiment, values))
             found: dict[str, Any] = {"rate": rate, "steps": training.work.total}
             for what, run in (("early", branch), ("whole", training)):

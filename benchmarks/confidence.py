@@ -80,12 +80,12 @@ def hold_out(features: Any, train: Sequence[Example], validation: Sequence[Examp
     return {"oof": found, "oof_target": target}
 
 
-def train(data: Path, out: Path, name: str, seed: int) -> Path:
-    """One default run; its scores as NAME-SEED.npz."""
+def train(data: Path, out: Path, name: str, seed: int, count: int) -> Path:
+    """One default run on so many rows; its scores as NAME-SEED.npz."""
     path, folder = out / f"{name}-{seed}.npz", out / f"{name}-{seed}"
     if path.exists():
         return path
-    rows, test = give(data, out, name, SETS[name])
+    rows, test = give(data, out, name, count)
     shutil.rmtree(folder, ignore_errors=True)
     changes, kept = [f"data.split_seed={seed}", "data.allow_leakage=true"], {}
     with keep_scores(kept):
@@ -219,13 +219,16 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/confidence"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument(
+        "--rows", type=int, help="to train and validate on, of each set (another --out for each number); as many as in what_ships.py"
+    )
     parser.add_argument("--draws", type=int, default=100, help="validation rows drawn anew from each run's sealed rows")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     found = {}
     for seed in asked.seeds:
         for name in asked.sets:
-            with np.load(train(asked.data, asked.out, name, seed)) as file:
+            with np.load(train(asked.data, asked.out, name, seed, asked.rows or SETS[name])) as file:
                 found[f"{name}-{seed}"] = dict(file)
     compare_temperatures(found)
     check_promises(found, asked.draws)

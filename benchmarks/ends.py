@@ -48,7 +48,7 @@ def falls(out: Path, key: tuple[Any, ...], shared: RunContext, scratch: Path, ex
     trunk = fit(shared, scratch / "trunk", end(experiment, 1.0, "linear", 0.01))
     for share in sorted(shares, reverse=True):
         trunk.advance(round((1 - share) * trunk.work.total))
-        trunk.keep()
+        trunk.save_checkpoint()
         note(
             out,
             (*key, f"fall-{share}"),
@@ -89,7 +89,7 @@ def main() -> None:
                         start = until * (1 - SHARE)
                         if round(start * trunk.work.total) > trunk.done:
                             trunk.advance(round(start * trunk.work.total))
-                            trunk.keep()
+                            trunk.save_checkpoint()
                         place = Path(scratch) / f"end-{until}-{shape}"
                         note(
                             asked.out,

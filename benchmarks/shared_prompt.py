@@ -13,11 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 from light import find_known, note
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
-from luthier.models.pretrained import load_tokenizer
+from luthier.models.pretrained import PackedNetwork, load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
@@ -51,15 +52,16 @@ def measure(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -
     experiment = decide_device_fields(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), dataset.records)
-    shares, through, whole, speeds = work.model._shares, 0, 0, ([], [])
+    model = cast(PackedNetwork, work.model)
+    shares, through, whole, speeds = model._shares, 0, 0, ([], [])
     walk = steps(work)
     for number in range(2 * pairs + 2):
         together = number % 2 == 0
-        work.model._shares = shares if together else (lambda batch: False)
+        model._shares = shares if together else (lambda batch: False)
         if together:
             batch = work.objective.collate(work.examples_of_step(number), experiment.seed, number)
             for part in work.micro_batches(batch, work.limit(number)):
-                shared_prefix = work.model.shared_prefix(part)
+                shared_prefix = model.shared_prefix(part)
                 through += int(part.lengths.sum()) if shared_prefix is None else len(shared_prefix.kept)
             whole += int(batch.lengths.sum())
         began = time.monotonic()

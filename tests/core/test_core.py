@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DiskFailed, DiskFull, ExperimentError, RunError, nearest
-from luthier.core.randomness import mix, permutation
+from luthier.core.randomness import mix, mix_on, permutation
 from luthier.core.run import AGAIN, Run, check_writable, name_disk_errors, write_file
 from luthier.core.words import several
 from luthier.experiment import Experiment
@@ -23,6 +23,9 @@ def test_a_hash_is_the_same_on_every_machine_and_depends_on_every_part() -> None
     assert int(mix(1, "order", 2)) == int(mix(1, "order", 2))
     assert len({int(mix(*parts)) for parts in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3), (1, "a"), ("a", 1, 2))}) == 6
     assert mix(7, np.arange(3)).tolist() == [int(mix(7, number)) for number in range(3)]
+    assert mix_on(mix(7, "a", np.arange(2))[[0, 1, 1]], np.arange(3)).tolist() == [
+        int(mix(7, "a", *pair)) for pair in ((0, 0), (1, 1), (1, 2))
+    ]
 
 
 def test_permutations_are_uniform() -> None:

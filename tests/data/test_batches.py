@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from luthier.data.batches import balanced_order, choose
+from luthier.data.batches import balanced_order, choose_rows
 
 CLASSES = tuple([0] * 90 + [1] * 8 + [2] * 2)
 
@@ -25,9 +25,9 @@ def test_over_the_epochs_the_rows_of_a_frequent_class_all_have_their_turn() -> N
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
-    first = [choose(step, 100, 16, 3, CLASSES).tolist() for step in range(20)]
-    assert [choose(step, 100, 16, 3, CLASSES).tolist() for step in reversed(range(20))] == first[::-1]
-    assert first != [choose(step, 100, 16, 4, CLASSES).tolist() for step in range(20)]
+    first = [choose_rows(step, 100, 16, 3, CLASSES).tolist() for step in range(20)]
+    assert [choose_rows(step, 100, 16, 3, CLASSES).tolist() for step in reversed(range(20))] == first[::-1]
+    assert first != [choose_rows(step, 100, 16, 4, CLASSES).tolist() for step in range(20)]
 
 
 def test_classes_of_equal_size_are_each_seen_once() -> None:

@@ -92,13 +92,25 @@ def test_a_check_names_the_rows_it_is_meant_for(name: str, speaks: str, rows: Sh
 
 
 @pytest.mark.parametrize("task, echoed, same", [
-    ("chat", "1 answer repeats only a part of its prompt", "5 prompts have the same answer"),
-    ("translation", "1 target repeats only a part of its source", "5 sources have the same target"),
+    ("chat", "1 answer repeats its prompt", "5 prompts have the same answer"),
+    ("translation", "1 target repeats its source", "5 sources have the same target"),
 ])  # fmt: skip
 def test_what_is_read_and_learned_is_called_as_the_task_calls_it(task: str, echoed: str, same: str) -> None:
     pairs = [(text, f"answer {number}") for number, (text, _) in enumerate(clean())]
     rows = sheet([*pairs, (sentence(200), sentence(200)), *((sentence(number), "the same") for number in range(100, 105))], task=task)
     assert [one.claim for one in CHECKS["conversations"](rows)] == [echoed, same]
+
+
+@pytest.mark.parametrize("whole, part, said", [
+    (0, 3, "3 targets repeat only a part of their source"),
+    (3, 0, "3 targets repeat their source"),
+    (2, 1, "3 targets repeat their source or a part of it, 2 of them word for word"),
+])  # fmt: skip
+def test_a_target_that_is_its_whole_source_is_not_called_a_part_of_it(whole: int, part: int, said: str) -> None:
+    pairs = [(text, f"answer {number}") for number, (text, _) in enumerate(clean())]
+    copies = [(sentence(200 + number), sentence(200 + number)) for number in range(whole)]
+    pieces = [(f"{sentence(300 + number)} and more", sentence(300 + number)) for number in range(part)]
+    assert [one.claim for one in CHECKS["conversations"](sheet([*pairs, *copies, *pieces], task="translation"))] == [said]
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))

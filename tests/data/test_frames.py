@@ -119,6 +119,8 @@ def test_what_holds_no_rows_is_refused_by_name() -> None:
         ("the text, and more\nwell", ["text"], "lines"),
         ("a,b\n1,2", [], "csv"),
         ("a\tb\n1\t2", [], "tsv"),
+        ("First Citizen:\nBefore we proceed, hear me speak.", [], "txt"),
+        ('text\n"well, then"\ngood', [], "csv"),
     ],
 )
 def test_the_format_of_a_pipe_is_told_from_its_beginning(content: str, columns: list[str], kind: str) -> None:

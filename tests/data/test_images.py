@@ -286,3 +286,18 @@ def test_columns_that_a_person_named_as_the_reader_names_what_it_notes_stay_thei
     table.write_text(table.read_text().replace("pixels", WIDTH, 1))
     with pytest.raises(DataError, match=r"the column 'image\.width' has the name of what is noted of each image itself"):
         load_dataset(Data(path=str(table)))
+
+
+def test_what_lies_among_the_images_and_is_not_read_is_named(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,age\ncat/001.png,3\n")
+    (folder / "cat" / "drawn.svg").write_text("<svg/>")
+    (folder / "bird").mkdir()
+    (folder / "cat" / ".hidden.svg").write_text("<svg/>")
+    found = {one.claim: one.remedy for one in load_dataset(Data(path=str(folder)), ()).findings}
+    told = [claim for claim in found if "is not read" in claim or "holds no image" in claim]
+    assert told == [
+        f"labels.csv lies among the images of {folder} and is not read",
+        f"1 image is of a format that is not read, the first {Path('cat/drawn.svg')}",
+        f"the sub-folder bird of {folder} holds no image: it is no class",
+    ]
+    assert str(folder / "labels.csv") in found[told[0]]

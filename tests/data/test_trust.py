@@ -92,6 +92,24 @@ def test_where_no_column_groups_them_the_answer_itself_is_proposed(tmp_path: Pat
     assert found.remedy.endswith("--set data.group=answer")
 
 
+def test_a_family_that_keeps_equal_answers_in_one_part_is_not_told_to(tmp_path: Path) -> None:
+    made = [{"en": sentence(number), "de": sentence(1000 + number // 3)} for number in range(300)]
+    found = dataset(tmp_path, made)
+    assert found.spec.task == "translation"
+    assert not say(found, "groups")
+    torn = dataset(tmp_path, [{"question": row["en"], "answer": row["de"]} for row in made])
+    assert torn.spec.task == "chat"
+    assert say(torn, "groups")
+
+
+def test_what_needs_no_base_is_not_asked_to_be_english() -> None:
+    spanish = [(f"no sabemos cuándo llega la próxima reunión número {number}", "ab"[number % 2]) for number in range(60)]
+    assert [one.check for one in CHECKS["language"](sheet(spanish))] == ["language"]
+    for task in ("translation", "causal_lm", "word2vec"):
+        assert not CHECKS["language"](sheet(spanish, task=task))
+    assert CHECKS["language"](sheet(spanish, task="masked_lm"))
+
+
 def test_answers_that_differ_or_are_short_propose_no_group(tmp_path: Path) -> None:
     made = [{"db_id": f"b{number // 5}", "prompt": sentence(number), "completion": sentence(number + 500)} for number in range(90)]
     assert not say(dataset(tmp_path, made), "groups")

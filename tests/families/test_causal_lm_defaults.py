@@ -18,6 +18,11 @@ from luthier.pilot.stages.options import choose_experiment
 from tests.families.test_causal_lm import novel
 
 
+@pytest.fixture(autouse=True)
+def a_known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.models.machine_speed.training_operations_per_second", lambda: 4e10)
+
+
 def much_text(folder: Path, words: int) -> Any:
     """Rows of which the training part has five times so many characters."""
     dataset = load_dataset(Data(path=str(novel(folder)), task="causal_lm"), checks=())
@@ -39,7 +44,7 @@ def test_a_budget_decides_size_rate_and_batch_of_a_network_from_scratch(tmp_path
     tokens = min(3 * one_pass, carried)
     assert found.optimizer.lr == pytest.approx(min(4e-3, 1.79 * weights**-0.713 * tokens**0.307), rel=0.02)
     assert found.training.batch_size == max(1, round(min(0.58 * tokens**0.571, tokens / 100) / 256))
-    assert ("seconds carry" in next(choice.reason for choice in choices if choice.path == "objective.depth")) == (depth < 4)
+    assert ("seconds of this machine carry" in next(choice.reason for choice in choices if choice.path == "objective.depth")) == (depth < 4)
 
 
 @pytest.mark.parametrize("seconds", [None, 600.0])

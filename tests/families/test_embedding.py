@@ -357,3 +357,13 @@ def test_scored_pairs_are_judged_by_the_order_of_their_cosines(bases: Any, tmp_p
     assert run.verdict["metric"] == "spearman" and run.verdict["test"]["value"] > 0.5
     assert run.verdict["trivial"]["name"] == "TF-IDF cosine"
     assert "farthest from their score" in (run.folder / "report.html").read_text()
+
+
+def test_a_score_in_words_is_refused_where_all_pairs_would_be_learned_as_belonging_together(tmp_path: Path) -> None:
+    rows = [{"sentence1": f"one {n}", "sentence2": f"another {n}", "score": ("high", "low")[n % 2]} for n in range(60)]
+    path = write_lines(tmp_path, rows)
+    with pytest.raises(DataError, match=r"the column 'score' holds no numbers") as problem:
+        load_dataset(Data(path=str(path), task="embedding"), ())
+    assert "--input sentence1,sentence2" in problem.value.remedy
+    named = load_dataset(Data(path=str(path), task="embedding", input=("sentence1", "sentence2")), ())
+    assert named.spec.target is None  # who names both has decided

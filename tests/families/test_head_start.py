@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_many_classes_of_few_rows_choose_it_and_others_do_not(bases: Any, tmp_pa
     assert "12 classes of about" in chosen[0]["objective.head"].reason
     assert "objective.head" not in chosen[1]
     assert chosen[0]["optimizer.lr"].value == pytest.approx(0.3 * chosen[1]["optimizer.lr"].value)
+
+
+@pytest.mark.parametrize(
+    ("task", "begins"),
+    [("masked_lm", True), ("causal_lm", True), ("embedding", True), ("classification", False), ("multi_label", False), ("", True)],
+)
+def test_a_bundle_that_brings_no_head_of_classes_begins_as_any_other_base(bases: Any, tmp_path: Path, task: str, begins: bool) -> None:
+    few = [{"text": f"request number {number} about {number % 12}", "label": f"class {number % 12}"} for number in range(240)]
+    dataset = load_dataset(Data(path=str(write_lines(tmp_path, few))))
+    base = replace(bases("bert"), bundle={"task": task} if task else None)
+    chosen = {choice.path for choice in family_of("classification").defaults(dataset, base, "auto")}
+    assert ("objective.head" in chosen) == begins
 
 
 @pytest.mark.parametrize(

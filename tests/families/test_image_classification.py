@@ -25,7 +25,7 @@ import luthier
 from luthier.core.errors import DataError, LuthierError, ModelError, Stopped
 from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Record
-from luthier.data.batches import choose
+from luthier.data.batches import choose_rows
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
@@ -194,7 +194,7 @@ def test_two_steps_equal_a_plain_loop_in_weights_and_in_statistics(shapes: Path)
     schedule: Any = work.experiment.schedule
     plain.train()
     for number in range(2):
-        rows = [work.train[position] for position in choose(number, len(work.train), 8, 7)]
+        rows = [work.train[position] for position in choose_rows(number, len(work.train), 8, 7)]
         pixels = torch.stack([torch.tensor(row.inputs["pixels"]).permute(2, 0, 1) for row in rows]).float() / 127.5 - 1
         optimizer.zero_grad()
         cross_entropy(plain(pixels).logits, torch.tensor([row.target for row in rows])).backward()

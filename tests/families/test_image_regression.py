@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import luthier
+from luthier.app.cli import app
 from luthier.core.errors import DataError
 from luthier.core.run import Run
 from luthier.core.types import HELD_OUT
@@ -181,3 +182,26 @@ def test_prediction_says_a_number_for_a_file_and_for_a_table(finished: Run, tabl
     luthier.predict(finished.folder, table, out=tmp_path / "said.csv")
     with (tmp_path / "said.csv").open() as opened:
         assert all(float(row["predicted_value"]) for row in csv.DictReader(opened))
+
+
+def test_showing_an_image_says_the_number_as_a_number(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(args=["show", str(table)])
+    said = capsys.readouterr().out
+    assert ", with the number " in said
+    assert "class" not in said
+
+
+def test_a_table_without_the_column_of_images_is_told_of_its_own_columns_and_standard_input_of_files(finished: Run, table: Path) -> None:
+    other = table.parent / "other.csv"
+    other.write_text(table.read_text().replace("image", "file", 1))
+    with pytest.raises(DataError, match="has no column 'image'") as problem:
+        luthier.predict(finished.folder, other)
+    assert "image." not in str(problem.value.remedy)
+    with pytest.raises(DataError, match="images are not read from standard input"):
+        luthier.predict(finished.folder, "-")
+    empty = table.parent / "empty.csv"
+    empty.write_text("")
+    with pytest.raises(DataError, match="is empty") as problem:
+        luthier.predict(finished.folder, empty)
+    assert problem.value.remedy == "give at least one row"

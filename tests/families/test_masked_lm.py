@@ -182,9 +182,9 @@ def test_a_long_text_is_learned_in_pieces_that_hold_each_of_its_tokens_once(toke
     whole = tokenizer(long, add_special_tokens=False)["input_ids"]
     assert [token for piece in pieces for token in piece.tokens[1:-1]] == whole
     assert {(piece.tokens[0], piece.tokens[-1]) for piece in pieces} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
-    assert "".join(piece.facts["text"] for piece in pieces).replace(" ", "") == long.replace(" ", "")
+    assert "".join(piece.facts["read_text"]() for piece in pieces).replace(" ", "") == long.replace(" ", "")
     assert [piece.facts["at"] for piece in pieces] == np.cumsum([0, *(piece.size for piece in pieces[:-1])]).tolist()
-    assert found[0].facts["text"] == short and found[-1].index == len(found) - 1
+    assert found[0].facts["read_text"]() == short and found[-1].index == len(found) - 1
     scores = at_work.score(make_masked(400, 1, 32, 0.0, 1).eval(), at_work.collate(found[:5], 0, HELD_OUT))
     assert scores.groups is not None and scores.groups.tolist() == [0, 1, 1, 1, 1]
 
@@ -194,11 +194,12 @@ def test_texts_that_fit_hide_the_same_tokens_whatever_pieces_there_could_be(toke
     assert torch.equal(one.collate(examples(one)[:6], 1, 3).flat["hidden"], other.collate(examples(other)[:6], 1, 3).flat["hidden"])
 
 
-def test_a_budget_makes_the_network_smaller_that_suits_the_text(tmp_path: Path) -> None:
+def test_a_budget_makes_the_network_smaller_that_suits_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.core.interfaces import NullReporter
     from luthier.pilot.stages.options import choose_experiment
     from luthier.studies.space import value_at
 
+    monkeypatch.setattr("luthier.models.machine_speed.training_operations_per_second", lambda: 1e10)
     dataset = load_dataset(Data(path=str(corpus(tmp_path, 40)), task="masked_lm"))
     dataset.records["train"] = [Record(number, {"text": "word " * 20_000}) for number in range(200)]
     depths = [
@@ -367,3 +368,11 @@ def test_show_has_the_masks_and_says_what_stood_there(tmp_path: Path, more: list
     assert (
         "of the words" if more else "of the tokens"
     ) in shown.about and "80% of these stand behind [MASK], 10% are replaced" in shown.about
+
+
+def test_a_vocabulary_of_which_most_would_never_occur_is_refused_before_a_network_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(f"the {number} cats sat down and {number * 7} dogs went" for number in range(400)))
+    with pytest.raises(DataError, match=r"different tokens, and objective.vocabulary=200000 were asked for") as problem:
+        luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "run", set=["objective.vocabulary=200000"])
+    assert "set objective.vocabulary=" in problem.value.remedy

@@ -207,3 +207,10 @@ def test_the_same_scores_with_thresholds_say_other_labels_and_have_another_f1() 
     )
     assert measure(moved, ("micro_f1", "label_macro_f1", "exact_match")) == {"micro_f1": 1.0, "label_macro_f1": 1.0, "exact_match": 1.0}
     assert (moved.loss == scores.loss).all()
+
+
+def test_cells_of_lists_and_of_single_labels_are_learned_where_asked_and_called_what_they_are() -> None:
+    mixed = [["a", "b"] if n % 2 else "ab"[n % 4 // 2] for n in range(200)]
+    family, columns = recognise(table(text=TEXTS, topics=mixed), "rows.jsonl", Data(path="rows.jsonl", task="multi_label"))
+    assert (family.name, columns.target) == ("multi_label", "topics")
+    assert "the cells of 'topics' are 100 lists, and one label each: 2 labels" in columns.reason

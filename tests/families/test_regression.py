@@ -75,6 +75,16 @@ def test_amounts_are_taken_for_numbers_and_few_repeating_or_numbered_classes_are
     assert task_of(table(text=TEXTS, stars=halves), task="classification") == ("classification", "stars")
 
 
+def test_nan_and_infinity_among_amounts_are_no_classes_and_their_rows_are_set_aside(tmp_path: Path) -> None:
+    gaps = ["nan", "inf", "-Infinity", "NA", "null"]
+    scores: list[Any] = [gaps[n % 5] if n % 3 == 0 else n / 7 for n in range(200)]
+    assert task_of(table(text=TEXTS, score=scores)) == ("regression", "score")
+    rows = [{"text": f"{sentence} {'xyz'[n % 3] * (n + 1)}", "score": scores[n]} for n, sentence in enumerate(TEXTS)]
+    found = load_dataset(Data(path=str(write_lines(tmp_path, rows))), ())
+    assert len(found.rejected) == 67
+    assert "which is not a finite number" in found.rejected[0].reason
+
+
 def test_an_id_a_class_or_numbers_without_a_text_are_not_taken_for_it() -> None:
     assert task_of(table(id=[n * 7 for n in range(200)], text=TEXTS, label=["ab"[n % 2] for n in range(200)])) == (
         "classification",

@@ -20,13 +20,13 @@ from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Example, Record
 from luthier.data.rows import Rows
-from luthier.data.spans import Span, describe_tokens, words_in
+from luthier.data.spans import Span, describe_tokens, spans_of, words_in
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import token_label_baselines
-from luthier.families.recognise import recognise
+from luthier.families.recognise import load_dataset, recognise
 from luthier.families.token_labels import compare_spans
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.token_labels import TokenLabelsObjective, first_pieces, label_words, scores_of_words
@@ -385,3 +385,24 @@ def test_bases_are_not_compared_on_spans(tmp_path: Path) -> None:
         match=r"similarity is read off classes or answers, and here [\s\S]*`luthier transfer DATA --task [\w]+ --from [\w-]+,OTHER`",
     ):
         luthier.similar(write_lines(tmp_path, labelled_spans()))
+
+
+def test_labels_of_tokens_that_are_numbers_are_refused_and_the_tokens_are_not_learned_as_labels(tmp_path: Path) -> None:
+    rows = [{"tokens": row["text"].split(), "ner_tags": [n % 2 for n, _ in enumerate(row["text"].split())]} for row in labelled_spans()]
+    with pytest.raises(DataError, match=r"the labels in 'ner_tags' are numbers") as problem:
+        load_dataset(Data(path=str(write_lines(tmp_path, rows))), ())
+    assert "B-person" in problem.value.remedy
+
+
+@pytest.mark.parametrize("task", [None, "token_labels"])
+def test_texts_none_of_which_has_a_span_are_refused_for_that(task: Any, tmp_path: Path) -> None:
+    path = write_lines(tmp_path, [{**row, "spans": []} for row in labelled_spans()])
+    with pytest.raises(DataError) as problem:
+        load_dataset(Data(path=str(path), task=task), ())
+    assert "'spans' is [] in all 240 rows" in problem.value.message
+    assert "classifier" not in problem.value.remedy
+
+
+def test_a_span_whose_label_is_a_number_is_told_so() -> None:
+    with pytest.raises(ValueError, match="whose label is the number 3: write the name of its kind"):
+        spans_of([{"start": 0, "end": 4, "label": 3}])

@@ -280,3 +280,18 @@ def test_the_target_changes_nothing_that_a_model_is_given_and_held_out_rows_are_
     assert one.inputs == two.inputs and two.units == 0 and two.target == []
     assert torch.equal(*(objective.collate([one], seed, HELD_OUT).flat["tokens"] for seed in (1, 2)))
     assert isinstance(make_translator(400, 1, 32, 0.0, 1), EncoderDecoder)
+
+
+@pytest.mark.parametrize("task", [None, "translation"])
+def test_a_column_that_is_empty_in_all_rows_is_named_and_no_classes_are_spoken_of(task: str | None, tmp_path: Path) -> None:
+    rows = [{"en": f"a sentence of its own, number {number}", "de": ""} for number in range(60)]
+    with pytest.raises(DataError, match="the column 'de' is empty in all 60 rows") as problem:
+        load_dataset(Data(path=str(write_lines(tmp_path, rows)), task=task), ())
+    assert "classifier" not in problem.value.remedy
+
+
+def test_two_texts_under_names_that_say_nothing_are_told_of_the_families_that_read_them(tmp_path: Path) -> None:
+    rows = [{"left": f"a sentence of its own, number {number}", "right": f"ein eigener Satz, Nummer {number}"} for number in range(60)]
+    with pytest.raises(DataError, match="looks like a label") as problem:
+        load_dataset(Data(path=str(write_lines(tmp_path, rows))), ())
+    assert "--task translation" in problem.value.remedy

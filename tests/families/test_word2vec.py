@@ -17,15 +17,17 @@ from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Record
 from luthier.evaluation.score import score
+from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.vector_baselines import fit_factorised_counts, frequencies
+from luthier.models import compiled
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST
 from luthier.pilot.show import Shown
 from luthier.training.prove import find_disproved, prove
 from tests.families.cases import CASES
-from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401  # a fixture
+from tests.families.test_contract import FOREVER, norm_of, our_steps, plain_steps, tried, work_of  # noqa: F401  # a fixture
 
 SMALL = ["objective.width=8", "objective.least_count=1", "training.batch_size=32"]
 
@@ -112,7 +114,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
         """Negative = positive: the negatives of a group are its own words."""
         windows = own_windows(self, batch)
         own = windows.centres.view(len(windows.noise), -1)[:, : windows.noise.shape[1]].contiguous()
-        return type(windows)(windows.words, windows.band, own, windows.negatives, windows.reach)
+        return type(windows)(windows.words, windows.left, windows.right, own, windows.negatives, windows.reach)
 
     monkeypatch.setattr(kind, "windows", positive)
     assert "negatives are drawn" in catch()
@@ -129,15 +131,54 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
 
     def across(self: Any, examples: Any, seed: int, step: int) -> Any:
         """Windows that reach from one row into the next."""
-        from luthier.objectives.windows import make_band
+        from luthier.objectives.windows import window_sides
 
         batch = own_collate(self, examples, seed, step)
         count = int((batch.flat["texts"] < len(examples)).sum())
-        batch.flat["band"].copy_(make_band(np.zeros(count, dtype=int), np.full(count, self.spec.window, dtype=np.int32), self.spec.window))
+        sides = window_sides(np.zeros(count, dtype=int), np.full(count, self.spec.window, dtype=np.int32))
+        for name, side in zip(("left", "right"), sides, strict=True):
+            batch.flat[name].copy_(torch.from_numpy(side))
         return batch
 
     monkeypatch.setattr(kind, "collate", across)
     assert "pairs stand in windows" in catch()
+
+
+@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.usefixtures("compiling")
+def test_compiled_steps_are_those_of_a_plain_loop(tried: Any) -> None:  # noqa: F811
+    changes = {"objective__model": "cbow", "training__dtype": "float32"}
+    fast, slow = (work_of(tried("word2vec"), **changes, training__kernels=kernels) for kernels in ("compiled", "plain"))
+    assert fast.model.kernels is not None and slow.model.kernels is None
+    start = {name: each.detach().clone() for name, each in slow.model.network.named_parameters()}
+    for ours, plain in zip(our_steps(fast, 3), plain_steps(slow, 3), strict=True):
+        apart = [ours.gradients[name] - gradient for name, gradient in plain.gradients.items()]
+        assert norm_of(apart) < 3e-5 * norm_of(plain.gradients.values())
+        told = {
+            name: each.abs() > 1e-3 * each.abs().max() for name, each in plain.gradients.items()
+        }  # of others AdaGrad makes whole steps too
+        moved = norm_of((each - start[name])[told[name]] for name, each in plain.parameters.items())
+        off = norm_of((ours.parameters[name] - each)[told[name]] for name, each in plain.parameters.items())
+        assert moved > 0 and off < 1e-3 * moved, (off, moved)
+
+
+@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.usefixtures("compiling")
+def test_a_compiled_run_that_was_stopped_and_resumed_ships_the_same_bytes(tmp_path: Path) -> None:
+    file = write(tmp_path, salad(240, 20, 40))
+    changes = [*SMALL, "training.epochs=4", "objective.model=cbow", "training.checkpoint_seconds=0"]
+
+    def stop(step: Any) -> None:
+        if step.number == 9:
+            raise KeyboardInterrupt
+
+    whole = luthier.run(file, task="word2vec", out=tmp_path / "whole", set=changes, force=True)
+    assert Experiment.load(whole.folder / "experiment.yaml").training.kernels == "compiled"
+    with pytest.raises(KeyboardInterrupt):
+        luthier.run(file, task="word2vec", out=tmp_path / "cut", set=changes, force=True, watchers=[stop])
+    again = luthier.resume(tmp_path / "cut")
+    one, two = (load_file(run.folder / "bundle" / "model.safetensors") for run in (whole, again))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_vocabulary_larger_than_the_corpus_and_too_few_words_are_refused(tmp_path: Path) -> None:
@@ -193,6 +234,8 @@ def test_a_bundle_is_read_by_others_goes_on_and_says_which_words_are_near(tmp_pa
     assert {"vectors.bin", "vectors.txt", "vocabulary.json"} <= set(json.loads((bundle / "luthier.json").read_text())["files"])
     (near, sum_of) = luthier.predict(first.folder, ["word3", "word3 - word25 + word26 unheard"])
     assert len(near["words"]) == 10 and all(int(each["word"][4:]) < 20 for each in near["words"][:3])
+    assert sum_of["note"] == "without unheard, which has no vector"
+    assert format_prediction(sum_of, False) == f"{sum_of['text']}  (without unheard, which has no vector)"
     assert sum_of["unknown"] == ["unheard"] and "word3" not in sum_of["text"].split(", ")
     with pytest.raises(DataError, match="row 1: none of its words"):
         luthier.predict(first.folder, ["unheard of"])

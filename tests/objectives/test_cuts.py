@@ -44,7 +44,7 @@ def test_a_row_that_is_read_whole_has_no_cut_and_one_more_token_is_one(tokenizer
     marks = len(tokenizer(words(1))["input_ids"]) - 1
     records = [Record(1, {"text": words(count)}) for count in (1, 32 - marks, 33 - marks, 50)]
     assert objective.cuts(records) == [(), (), (Cut(ONE, 33, 32),), (Cut(ONE, 50 + marks, 32),)]
-    assert objective.cuts([]) == [] and "max_length" in objective.against_cuts()
+    assert objective.cuts([]) == [] and "max_length" in objective.remedy_for_cuts()
 
 
 def test_two_texts_that_are_read_together_are_one_and_those_of_vectors_are_two(tokenizer: Any) -> None:
@@ -52,7 +52,7 @@ def test_two_texts_that_are_read_together_are_one_and_those_of_vectors_are_two(t
     marks = len(tokenizer("phone", "phone")["input_ids"]) - 2
     together = make_objective(tokenizer, "classification", TWO, "label", max_length=32, **SETTINGS["classification"])
     assert together.cuts([record]) == [(Cut(TWO, 90 + marks, 32),)]
-    assert "windows" not in together.against_cuts()  # which two texts are not read in
+    assert "windows" not in together.remedy_for_cuts()  # which two texts are not read in
     alone = len(tokenizer("phone")["input_ids"]) - 1
     apart = make_objective(tokenizer, "embedding", TWO, None, max_length=32)
     assert apart.cuts([record]) == [(Cut(("first",), 40 + alone, 32), Cut(("second",), 50 + alone, 32))]
@@ -67,7 +67,7 @@ def test_windows_read_all_but_what_lies_behind_the_last(tokenizer: Any, name: st
     few = make_objective(tokenizer, name, ONE, "label", most_windows=2, **settings)
     around = tokenizer.num_special_tokens_to_add()
     read = 2 * (16 - around) - 4 + around
-    assert few.cuts(records) == [(Cut(ONE, 60 + marks, read),)] and few.against_cuts() == "a larger objective.most_windows"
+    assert few.cuts(records) == [(Cut(ONE, 60 + marks, read),)] and few.remedy_for_cuts() == "a larger objective.most_windows"
 
 
 def test_a_language_model_goes_on_behind_the_end_of_a_text_that_is_longer_than_its_context(tokenizer: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_language_model_goes_on_behind_the_end_of_a_text_that_is_longer_than_i
 def test_of_an_image_nothing_is_cut(name: str) -> None:
     settings = {"labels": ["no", "yes"]} if name == "image_classification" else {}
     objective = make_objective(None, name, ("image",), "label", **settings)
-    assert objective.cuts([Record(1, {"image": "x" * 5000})]) == [()] and objective.against_cuts() == ""
+    assert objective.cuts([Record(1, {"image": "x" * 5000})]) == [()] and objective.remedy_for_cuts() == ""
 
 
 def test_what_surely_fits_has_no_more_tokens(tokenizer: Any) -> None:

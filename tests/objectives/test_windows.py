@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from luthier.core.randomness import mix
-from luthier.objectives.windows import SHARING, Windows, losses_of_words, make_band, run_length, summed_loss
+from luthier.models import compiled
+from luthier.models.word_kernels import WordKernels
+from luthier.objectives.windows import SHARING, Windows, losses_of_words, run_length, summed_loss, window_sides
 
 VOCABULARY, WIDTH, NEGATIVES = 50, 6, 3
 
@@ -20,12 +22,13 @@ def make(reach: int, count: int = 150, samples: int = 7) -> tuple[Windows, np.nd
     words = (mix("words", np.arange(count)) % np.uint64(VOCABULARY)).astype(np.int64)
     texts = np.repeat(np.arange(-(-count // 13)), 13)[:count]
     sizes = 1 + (mix("sizes", np.arange(count)) % np.uint64(reach)).astype(np.int32)
-    band = make_band(texts, sizes, reach)
-    filled = np.zeros(band.shape[0] * band.shape[1] + 2 * reach, dtype=np.int64)
+    left, right = window_sides(texts, sizes)
+    filled = np.zeros(len(left) + 2 * reach, dtype=np.int64)
     filled[reach : reach + count] = words
-    groups = band.shape[0] * band.shape[1] // SHARING
+    groups = len(left) // SHARING
     noise = (mix("noise", np.arange(groups * samples)) % np.uint64(VOCABULARY)).astype(np.int64).reshape(groups, samples)
-    return Windows(torch.from_numpy(filled), band, torch.from_numpy(noise), NEGATIVES, reach), words, texts, sizes
+    one, two, three, four = (torch.from_numpy(values) for values in (filled, left, right, noise))
+    return Windows(one, two, three, four, NEGATIVES, reach), words, texts, sizes
 
 
 def tables() -> tuple[Tensor, Tensor]:
@@ -56,9 +59,18 @@ def one_by_one(
     return total
 
 
-@pytest.mark.parametrize("cbow", [False, True])
+needs_compiler = pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+HOW = (
+    pytest.param(False, False, id="skip_gram"),
+    pytest.param(True, False, id="cbow"),
+    pytest.param(True, True, id="compiled cbow", marks=needs_compiler),
+)
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize(("cbow", "fast"), HOW)
 @pytest.mark.parametrize("reach", [1, 5, 9])
-def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) -> None:
+def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool, fast: bool) -> None:
     windows, words, texts, sizes = make(reach)
     one, two = tables()
     expected = one_by_one(one, two, windows, words, texts, sizes, cbow)
@@ -66,7 +78,7 @@ def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) ->
     assert one.grad is not None and two.grad is not None
     wanted = one.grad.clone(), two.grad.clone()
     one.grad = two.grad = None
-    found = summed_loss(one, two, windows, cbow)
+    found = summed_loss(one, two, windows, cbow, WordKernels() if fast else None)
     found.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     for table, gradient in zip((one, two), wanted, strict=True):
@@ -79,17 +91,24 @@ def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) ->
     assert bool((each[len(words) :] == 0).all())  # what fills up costs nothing
 
 
-@pytest.mark.parametrize("cbow", [False, True])
-def test_vectors_of_zeros_lose_one_and_the_negatives_times_log_two(cbow: bool) -> None:
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize(("cbow", "fast"), HOW)
+def test_vectors_of_zeros_lose_one_and_the_negatives_times_log_two(cbow: bool, fast: bool) -> None:
     windows, *_ = make(5)
     nothing = torch.zeros(VOCABULARY, WIDTH)
     count = float((windows.pairs > 0).sum() if cbow else windows.pairs.sum())
-    assert float(summed_loss(nothing, nothing, windows, cbow)) / count == pytest.approx((1 + NEGATIVES) * math.log(2), rel=1e-5)
+    assert float(summed_loss(nothing, nothing, windows, cbow, WordKernels() if fast else None)) / count == pytest.approx(
+        (1 + NEGATIVES) * math.log(2), rel=1e-5
+    )
 
 
 def test_a_window_ends_where_its_text_does_and_holds_not_the_word_itself() -> None:
-    band = make_band(np.array([0, 0, 0, 1, 1]), np.array([2, 1, 2, 2, 2], dtype=np.int32), 2)
+    left, right = window_sides(np.array([0, 0, 0, 1, 1]), np.array([2, 1, 2, 2, 2], dtype=np.int32))
+    nothing = torch.zeros(1, dtype=torch.int64)
+    windows = Windows(nothing, torch.from_numpy(left), torch.from_numpy(right), nothing, NEGATIVES, 2)
+    band = windows.band
     assert band.shape == (SHARING // run_length(2), run_length(2), run_length(2) + 4)
     near = [(band[0, place].nonzero()[:, 0] - 2).tolist() for place in range(6)]
     assert near == [[1, 2], [0, 2], [0, 1], [4], [3], []]
-    assert float(band.sum()) == 8
+    assert float(band.sum()) == 8 == float(windows.pairs.sum())
+    assert torch.equal(band.sum(-1).flatten(), windows.pairs)

@@ -119,5 +119,5 @@ def test_what_is_shown_of_rows_in_memory_names_what_was_given_and_no_file_of_our
 
 
 def test_an_error_in_rows_from_memory_names_what_was_given_and_no_file_of_ours() -> None:
-    with pytest.raises(DataError, match=r"^the list: none of the columns number looks like a label"):
+    with pytest.raises(DataError, match=r"^the list has only the column 'number'"):
         luthier.check([{"number": str(number)} for number in range(60)], model=False)

@@ -56,7 +56,9 @@ def test_what_is_said_of_a_bundle_before_it_is_loaded(runs: Folders, tmp_path: P
 def test_a_loaded_bundle_answers_as_predict_does_and_ends_its_thread(runs: Folders) -> None:
     model = load_model(check_bundle(runs[0], print))
     found = model.queue.submit(model.read([{"text": "the phone was great"}]), 1).future.result(30)
-    assert [{"row": 1, **model.decide(found[0], 1, 0.9)}] == luthier.predict(runs[0], ["the phone was great"], top=1, abstain_below=0.9)
+    assert [{"row": 1, **model.postprocess(found[0], 1, 0.9)}] == luthier.predict(
+        runs[0], ["the phone was great"], top=1, abstain_below=0.9
+    )
     table = Abstention.from_json(json.loads((runs[0] / "bundle" / "luthier.json").read_text())["abstention"])
     assert [each["error_below"] for each in model.about["promises"]] == [each.error_below for each in table.promises()]
     assert model.choose_threshold(None, 0.9, None) == 0.9

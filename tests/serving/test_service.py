@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.types import Record
 from luthier.serving.limits import Limits
-from luthier.serving.prediction import PredictionQueue, QueueClosed
+from luthier.serving.prediction_queue import PredictionQueue, QueueClosed
 from luthier.serving.service import NotReady, ServedModel, Service
 
 

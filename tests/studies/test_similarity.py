@@ -211,7 +211,7 @@ def test_the_variability_is_the_trace_within_over_between() -> None:
 def test_a_task_is_as_near_as_the_best_floor_leaves_little_to_learn(accuracy, kind, rate) -> None:
     found = nearness([floor(0, 0.5), floor(1, accuracy)], np.arange(100) % 2)
     assert found.kind == kind
-    assert found.rate == pytest.approx(rate, abs=0.001)
+    assert found.learning_rate_factor == pytest.approx(rate, abs=0.001)
     assert found.room == pytest.approx((1 - accuracy) / 0.5)
 
 

@@ -212,7 +212,7 @@ def test_a_checkpoint_under_another_steps_name_is_not_believed(stopped: Path, tm
     run = Run(tmp_path / "run")
     whole = checkpoints.newest(run)
     assert whole is not None
-    shutil.copytree(whole.folder, whole.folder.with_name(checkpoints.name_of(whole.state["step"] + 2)))
+    shutil.copytree(whole.folder, whole.folder.with_name(checkpoints.folder_name(whole.state["step"] + 2)))
     found = checkpoints.newest(run)
     assert found is not None
     assert found.folder == whole.folder

@@ -36,7 +36,7 @@ def fit(folder: Path, work: Work, *more: Any) -> dict[str, Any]:
 
 def bytes_of(folder: Path, best: int) -> dict[str, bytes]:
     """What must not depend on when a run was interrupted."""
-    names = ("metrics.jsonl", f"checkpoints/{checkpoints.name_of(best)}/model.safetensors")
+    names = ("metrics.jsonl", f"checkpoints/{checkpoints.folder_name(best)}/model.safetensors")
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -160,7 +160,7 @@ def test_a_checkpoint_holds_the_statistics_of_its_own_step_however_slow_the_disk
         writer.save({"step": step.number}, full=True, keep=set(range(TOTAL + 1)))
     writer.wait()
     for number, buffers in then.items():
-        kept = load_file(tmp_path / "checkpoints" / checkpoints.name_of(number) / "model.safetensors")
+        kept = load_file(tmp_path / "checkpoints" / checkpoints.folder_name(number) / "model.safetensors")
         assert is_same({name: kept[name] for name in buffers}, buffers), number
 
 

@@ -88,7 +88,7 @@ def test_the_best_and_the_newest_full_one_are_there_after_any_order_of_saving_an
     assert set(full[-2:]) <= kept
     newest = checkpoints.newest(run)
     assert (newest.state["step"] if newest else None) == (full[-1] if full else None)
-    assert float(load_file(run.folder / "checkpoints" / checkpoints.name_of(max(kept)) / "model.safetensors")["w"]) == max(kept)
+    assert float(load_file(run.folder / "checkpoints" / checkpoints.folder_name(max(kept)) / "model.safetensors")["w"]) == max(kept)
 
 
 @pytest.mark.parametrize(("code", "kind", "said"), [(errno.EIO, DiskFailed, "the disk failed"), (errno.EROFS, DiskFailed, "read-only"), (errno.EDQUOT, DiskFull, "no space")])  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_checkpoint_holds_the_weights_of_its_own_step_however_slow_the_disk(ba
     assert disk.most == 1
     assert checkpoints.steps_kept(run) == [6, 5, 4, 3, 2, 1]
     for number, weights in then.items():
-        kept = load_file(checkpoints.verify(tmp_path / "checkpoints" / checkpoints.name_of(number)).folder / "model.safetensors")
+        kept = load_file(checkpoints.verify(tmp_path / "checkpoints" / checkpoints.folder_name(number)).folder / "model.safetensors")
         assert all(torch.equal(kept[name], tensor) for name, tensor in weights.items())
 
 

@@ -39,6 +39,16 @@ def test_more_tokens_go_through_a_narrow_network_from_scratch_at_once(monkeypatc
     assert decide_device_fields(asked).training.micro_batch_tokens == at_once
 
 
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+@pytest.mark.parametrize(("depth", "at_once"), [(2, devices.AT_ONCE_NARROW), (3, devices.AT_ONCE)])
+def test_a_width_that_follows_the_depth_counts_as_one_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, task: str, depth: int, at_once: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = experiment(task, "", training__micro_batch_tokens=0, training__dtype="float32", objective__depth=depth, objective__width=0)
+    assert decide_device_fields(asked).training.micro_batch_tokens == at_once
+
+
 @pytest.mark.parametrize(
     ("family", "tiles", "kept", "dtype", "kernels"),
     [
@@ -68,6 +78,34 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_b
 def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
     with pytest.raises(ExperimentError, match="bfloat16 on a processor"):
         decide_device_fields(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
+
+
+@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    ("model", "dtype", "compiler", "wanted"),
+    [
+        ("cbow", "float32", "", "compiled"),
+        ("cbow", "float32", "no-such-compiler", "plain"),
+        ("cbow", "bfloat16", "", "plain"),
+        ("skip_gram", "float32", "", "plain"),
+    ],
+)
+@pytest.mark.usefixtures("compiling")
+def test_compiled_code_of_an_objectives_own_is_chosen_where_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, dtype: str, compiler: str, wanted: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if compiler:
+        monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "none"))
+        monkeypatch.setenv("CXX", compiler)
+    asked = experiment("word2vec", "", objective__model=model, training__dtype=dtype)
+    found = decide_device_fields(asked)
+    assert found.training.kernels == wanted
+    assert decide_device_fields(found) == found
+    assert decide_device_fields(asked.replace("training.kernels", "plain")).training.kernels == "plain"
+    if dtype == "bfloat16":
+        with pytest.raises(ExperimentError, match=r"for float32 on a processor here, .* bfloat16 on cpu"):
+            decide_device_fields(asked.replace("training.kernels", "compiled"))
 
 
 PAGES = """

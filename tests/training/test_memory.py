@@ -206,7 +206,7 @@ def test_a_training_that_nobody_needs_any_more_is_freed_at_once(bases, records, 
         with Signals() as signals:
             fit = Fit(Run.create(tmp_path / "run"), work, NullReporter(), signals)
             fit.advance(3)
-            fit.keep()
+            fit.save_checkpoint()
         held = [weakref.ref(part) for part in (fit, work, work.model, work.masters, *work.masters.weights().values())]
         del fit, work
         assert [part() for part in held] == [None] * len(held)

@@ -38,6 +38,13 @@ def test_targets_that_are_all_masked_get_no_go(bases, chats) -> None:
     assert "smoke.masked" in spoke
 
 
+def test_a_base_that_foresees_answers_no_better_behind_their_prompts_is_named_and_a_network_from_scratch_is_not(bases, chats) -> None:
+    work = work_for(bases, chats, "chat", training__steps=30)
+    assert "smoke.answers" in checks(work)[1]
+    work.experiment = work.experiment.replace("model.base", "")
+    assert "smoke.answers" not in checks(work)[1]
+
+
 def test_a_head_that_cannot_move_gets_no_go(bases, records) -> None:
     work = work_for(bases, records, "classification", training__steps=200)
     for module in work.model.head:
@@ -131,7 +138,7 @@ def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_wha
 def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
     assert not go
-    assert spoke & {"smoke.rate", "smoke.finite"}
+    assert spoke & {"smoke.learning_rate", "smoke.finite"}
 
 
 def test_a_loss_that_is_no_number_gets_no_go_and_names_the_step_and_the_learning_rate() -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from luthier.core.errors import ExperimentError
-from luthier.data.batches import choose
+from luthier.data.batches import choose_rows
 from luthier.experiment import Experiment
 from luthier.models import memory
 from luthier.objectives.classification import ClassificationObjective
@@ -71,7 +71,7 @@ def plain_loop(work: Work, plain: Any, count: int, loss_of: Any) -> None:
     )
     plain.eval()  # no dropout
     for number in range(count):
-        chosen = [work.train[position] for position in choose(number, len(work.train), training.batch_size, work.experiment.seed)]
+        chosen = [work.train[position] for position in choose_rows(number, len(work.train), training.batch_size, work.experiment.seed)]
         longest = max(len(example.tokens) for example in chosen)
         ids = torch.tensor([example.tokens + [0] * (longest - len(example.tokens)) for example in chosen])
         mask = torch.tensor([[1] * len(example.tokens) + [0] * (longest - len(example.tokens)) for example in chosen])
@@ -308,11 +308,11 @@ def test_dropout_draws_anew_at_each_step(bases, records, monkeypatch: pytest.Mon
 
 
 def test_every_example_is_seen_once_an_epoch_in_another_order_each_time() -> None:
-    first = [position for step in range(5) for position in choose(step, 33, 8, 3)]
-    second = [position for step in range(5, 10) for position in choose(step, 33, 8, 3)]
+    first = [position for step in range(5) for position in choose_rows(step, 33, 8, 3)]
+    second = [position for step in range(5, 10) for position in choose_rows(step, 33, 8, 3)]
     assert sorted(first) == sorted(second) == list(range(33))
     assert first != second
-    assert first != [position for step in range(5) for position in choose(step, 33, 8, 4)]
+    assert first != [position for step in range(5) for position in choose_rows(step, 33, 8, 4)]
 
 
 def test_balanced_sampling_shows_a_rare_class_as_often_as_the_frequent(bases, records) -> None:
@@ -328,7 +328,7 @@ def test_balanced_sampling_shows_a_rare_class_as_often_as_the_frequent(bases, re
 
 def test_a_step_in_which_every_target_is_masked_moves_nothing_and_is_no_divergence(bases, chats, tmp_path: Path) -> None:
     from luthier.core.run import Run
-    from luthier.training.watchers import Finite, MetricsFile
+    from luthier.training.watchers import MetricsFile, StopWhereNotFinite
 
     work = work_for(bases, chats, "chat", training__micro_batch_tokens=60)
     work.train = [replace(example, target=[False] * len(example.tokens), units=0.0) for example in work.train]
@@ -337,7 +337,7 @@ def test_a_step_in_which_every_target_is_masked_moves_nothing_and_is_no_divergen
     assert (step.loss, step.count, step.gradient_norm) == (0.0, 0.0, 0.0)
     assert all(torch.equal(tensor, work.masters.weights()[name]) for name, tensor in before.items())
     run = Run.create(tmp_path / "run")
-    Finite(work, MetricsFile(run))(step)
+    StopWhereNotFinite(work, MetricsFile(run))(step)
     (event,) = run.events_named("nothing_learned")
     assert event["rows"] == [example.record.row for example in work.examples_of_step(0)]
 

@@ -38,7 +38,7 @@ def look_at(
         fit = Fit(run, work, NullReporter(), signals)
         monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": LOOKS[fit.done - 1], "loss": losses[fit.done - 1]})
         fit.advance(stop)
-        fit.keep()
+        fit.save_checkpoint()
     return fit
 
 
@@ -104,7 +104,7 @@ def test_a_signal_right_after_a_stop_means_the_same_stop_and_a_later_one_is_a_ne
         signal.raise_signal(signal.SIGINT)
         late: Any = signal.getsignal(signal.SIGINT)
         assert late.before is signal.default_int_handler  # however often it was stopped
-        monkeypatch.setattr(watchers, "LATE", -1.0)
+        monkeypatch.setattr(watchers, "SAME_STOP_SECONDS", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     finally:
@@ -119,7 +119,7 @@ def test_a_watcher_sees_the_last_evaluation_also_after_a_resume(bases, records, 
     every = fit.evaluator.schedule.every
     assert 1 < every < 6
     fit.advance(every + 1)
-    fit.keep()
+    fit.save_checkpoint()
     assert seen[1] is None
     assert seen[every]["step"] == seen[every + 1]["step"] == every
     assert {"loss", "accuracy"} <= set(seen[every])
@@ -152,7 +152,7 @@ def test_a_run_that_a_watcher_has_ended_does_not_go_on_when_it_is_resumed(bases,
     straight.finish()
     first = fit("killed")
     first.advance(3)
-    first.keep()
+    first.save_checkpoint()
     first.run.event("stopped_by_watcher", step=5, total=12)  # killed right after it was written down, and before anything else was
     second = fit("killed")
     second.finish()

@@ -342,7 +342,7 @@ def show(
         print(json.dumps(vars(result), ensure_ascii=False))
         return
     if isinstance(result, ShownImage):
-        class_note = f", of the class {result.target}" if result.target else ""
+        class_note = f", {'of the class' if result.is_class else 'with the number'} {result.target}" if result.target else ""
         print(f"{result.file}, row {result.line} ({result.part}): {result.width} × {result.height} pixels{class_note}")
         if result.page:
             print(f"page     {result.page}")

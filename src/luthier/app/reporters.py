@@ -46,7 +46,8 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         spans = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
         return clean("; ".join(spans) or "(no span)")
     if "text" in row:
-        return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
+        note = f"({'' if row['text'] else 'no answer: '}{row['note']})" if row.get("note") else ""
+        return clean("  ".join(filter(None, (row["text"], note))))
     if "vector" in row:
         return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts
@@ -241,7 +242,7 @@ def format_comparison(found: Sequence[BaseSimilarity]) -> list[str]:
         lines.append(f"  {words[comparison.near.kind]}: {comparison.near.reason}")
         others = f" (or {', '.join(map(str, comparison.depth.others))})" if comparison.depth.others else ""
         lines.append(f"  freeze {comparison.depth.blocks or 'nothing'}{others}: {comparison.depth.reason}")
-        lines.append(f"  a learning rate to start from: {comparison.rate:g}")
+        lines.append(f"  a learning rate to start from: {comparison.learning_rate:g}")
     first = found[0]
     depths = "|".join(str(depth) for depth in sorted({first.depth.blocks, *first.depth.others}))
     freezing = f" --set adaptation.kind=freeze --space 'adaptation.depth={depths}'" if first.depth.blocks else ""

@@ -29,8 +29,17 @@ def mix(*parts: int | str | np.ndarray) -> np.ndarray:
 
     Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators".
     """
+    return mix_on(np.asarray(_GOLDEN), *parts)
+
+
+def mix_on(state: np.ndarray, *parts: int | str | np.ndarray) -> np.ndarray:
+    """Hash further parts: `mix_on(mix(a, b), c)` is `mix(a, b, c)`, where many `c` share few `a` and `b`.
+
+    Args:
+        state: what `mix` returned, broadcast against the parts.
+        parts: as of `mix`.
+    """
     with np.errstate(over="ignore"):
-        state = np.asarray(_GOLDEN)
         for part in parts:
             if isinstance(part, str):
                 part = int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "little")

@@ -45,7 +45,7 @@ def steps_in_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def choose(step: int, count: int, batch_size: int, seed: int, classes: tuple[int, ...] | None = None) -> np.ndarray:
+def choose_rows(step: int, count: int, batch_size: int, seed: int, classes: tuple[int, ...] | None = None) -> np.ndarray:
     """The positions of the examples that make a step.
 
     Args:

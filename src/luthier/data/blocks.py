@@ -12,7 +12,7 @@ import numpy as np
 from luthier.core.cache import cache_folder
 from luthier.core.run import name_disk_errors
 from luthier.core.types import Example, Record
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 
 IN_MEMORY = 64 << 20
 """Bytes of tokens that are kept in memory; more stay in a file without a name, which goes with the process."""

@@ -34,7 +34,7 @@ def refuse_columns(rows: Rows, path: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in rows.columns:
             raise DataError(f"{path} has no column {name!r}", nearest(name, rows.columns))
-        _refuse_empty(rows, path, name)
+        refuse_empty(rows, path, name)
 
 
 def find_conversation(rows: Rows, input: tuple[str, ...], target: str | None, insists: bool = False) -> tuple[tuple[str, ...], str] | None:
@@ -93,7 +93,7 @@ def count_values(rows: Rows, column: str) -> str:
     return f"{column!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}"
 
 
-def _refuse_empty(rows: Rows, path: str, name: str) -> None:
+def refuse_empty(rows: Rows, path: str, name: str) -> None:
     """Refuse a column that says nothing in any row.
 
     Raises:
@@ -137,14 +137,24 @@ def find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
     rank = score(best)[0] if best else len(TARGET_NAMES)
     for name in rows.columns:  # an empty column called label is a mistake in the file: another one must not quietly take its place
         if name.lower() in TARGET_NAMES[:rank]:
-            _refuse_empty(rows, path, name)
+            refuse_empty(rows, path, name)
     if best is None:
         constant = [name for name in rows.columns if score(name)[1] == 1]
         if constant and len(rows.columns) == 2:
+            refuse_empty(rows, path, constant[0])
+            if text_of(rows.values[0].get(constant[0])) in ("[]", "{}"):
+                raise DataError(f"{path}: {constant[0]!r} is [] in all {len(rows.values):,} rows", "label some rows, or name another column with --target")  # fmt: skip
             raise DataError(f"{path}: the column {constant[0]!r} holds one value only", "a classifier needs rows of at least 2 classes")
+        texts = [name for name in rows.columns if mean_length(rows, name) > 10 and score(name)[1] > len(rows.values) // 2]
+        if len(rows.columns) == 1 and path.lower().endswith(".txt"):
+            raise DataError(
+                f"{path} is a text without columns, and nothing says what is to be learned from it",
+                "name it: --task causal_lm, masked_lm or word2vec; of labelled rows give a table",
+            )
         raise DataError(
             f"{path}: none of the columns {', '.join(rows.columns)} looks like a label (2 or more values that repeat)",
-            "name it: --target COLUMN",
+            "name it: --target COLUMN"
+            + ("; two texts that belong together: --task translation, embedding or chat" if len(texts) > 1 else ""),
         )
     return best
 

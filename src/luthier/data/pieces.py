@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from luthier.core.types import Example, Record
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 
 TOGETHER = 64
 """Texts that are encoded at once."""
@@ -60,14 +61,28 @@ class Pieces(LazyExamples):
         """See `LazyExamples`."""
         start, stop = self.edges[number : number + 2].tolist()
         owner, words = int(self.owners[number]), self.words[start:stop]
-        record = self.records[owner]
-        text = self.text_of(record)
         facts = {
             "words": words,
-            "text": text if self.alone[owner] else text[slice(*self.spans[number])],
+            "read_text": partial(self.text, number),
             "document": owner,
             "at": int(start - self.begins[number]),
         }
         return Example(
-            number, {"tokens": self.tokens[start:stop].tolist()}, None, record, int(stop - start), float((words >= 0).sum()), facts=facts
+            number,
+            {"tokens": self.tokens[start:stop].tolist()},
+            None,
+            self.records[owner],
+            stop - start,
+            float((words >= 0).sum()),
+            facts=facts,
         )
+
+    def text(self, number: int) -> str:
+        """What a piece says; it is read when it is asked for, for the record of a file reads the whole file each time.
+
+        Args:
+            number: of the piece.
+        """
+        owner = int(self.owners[number])
+        text = self.text_of(self.records[owner])
+        return text if self.alone[owner] else text[slice(*self.spans[number])]

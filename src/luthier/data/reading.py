@@ -46,12 +46,14 @@ class RowKind:
         learns: one class a row, several classes, a number, an answer in words, the better of two answers, whether an answer is good, labelled parts of the text, or nothing that stands in a column.
         beside: further columns that are always read.
         names: what a person calls what is read and what is learned of a row, where an answer is learned.
+        english_base: whether the base that is used where none is named reads English.
     """
 
     reads: Literal["text", "image"] = "text"
     learns: Literal["class", "classes", "number", "answer", "better answer", "judged answer", "spans", "nothing"] = "class"
     beside: tuple[str, ...] = ()
     names: tuple[str, str] = ("prompt", "answer")
+    english_base: bool = True
 
     @property
     def classes(self) -> bool:

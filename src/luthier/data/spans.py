@@ -91,6 +91,8 @@ def _span(item: Any) -> Span:
     start, end, label = fields
     if not isinstance(start, int) or not isinstance(end, int) or isinstance(start, bool) or isinstance(end, bool):
         raise ValueError(f"holds a span whose start and end are {start!r} and {end!r}: give whole numbers, counted in characters from 0")
+    if isinstance(label, int | float) and not isinstance(label, bool):
+        raise ValueError(f"holds a span from {start} to {end} whose label is the number {label}: write the name of its kind")
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"holds a span from {start} to {end} without a label: name its kind")
     return Span(start, end, label.strip())
@@ -171,6 +173,11 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 def _are_texts(cell: Any) -> bool:
     return isinstance(cell, list | tuple) and bool(cell) and all(isinstance(item, str) for item in cell)
+
+
+def has_tokens(rows: Rows) -> bool:
+    """Whether a column of a table holds lists of tokens: it is read, and names no labels."""
+    return any(name in rows.columns and all(_are_texts(row.get(name)) for row in rows.values) for name in TOKEN_COLUMNS)
 
 
 def describe_tokens(rows: Rows, path: str) -> Rows:

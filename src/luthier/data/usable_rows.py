@@ -68,7 +68,7 @@ def reject_label(record: Record, columns: Columns) -> str:
     """Why a row's label cannot be used; empty where it can."""
     label = record.values.get(columns.target or "")
     if isinstance(label, dict | list):
-        return f"{columns.target} holds a {type(label).__name__}, not one label: a row has one class"
+        return f"{columns.target} holds a {type(label).__name__}, not one label: a row has one class, and --task multi_label reads several"
     if label is None or str(label).strip() == "":
         return f"there is no label ({columns.target!r} is empty)"
     return ""

@@ -16,6 +16,7 @@ from luthier.adaptation.adapter_files import save_adapter
 from luthier.adaptation.lora import Lora
 from luthier.adaptation.lora_layer import merge
 from luthier.core.errors import ModelError
+from luthier.core.interfaces import Processor, TrainableModel
 from luthier.core.run import file_hash, name_disk_errors
 from luthier.core.types import Link
 from luthier.experiment import Experiment
@@ -52,7 +53,13 @@ class Shipped:
 
 
 def write_bundle(
-    folder: Path, model: Any, tokenizer: Any, experiment: Experiment, base: Base | None, card: str, shipped: Shipped | None = None
+    folder: Path,
+    model: TrainableModel,
+    tokenizer: Processor,
+    experiment: Experiment,
+    base: Base | None,
+    card: str,
+    shipped: Shipped | None = None,
 ) -> None:
     """Write a bundle aside, then put it in place at once. Adapters are written too, and folded into the weights.
 
@@ -110,16 +117,17 @@ def write_bundle(
         aside.rename(folder)
 
 
-def _write_trained(model: Any, experiment: Experiment, base: Base | None, folder: Path) -> None:
+def _write_trained(model: TrainableModel, experiment: Experiment, base: Base | None, folder: Path) -> None:
     """The trained network's adapter, weights and configuration."""
     network = model.network
     if isinstance(experiment.adaptation, Lora):
         names = {id(module): name for name, module in network.named_modules()}
         head = [names[id(module)] for module in getattr(model, "head", [])]
-        save_adapter(network, experiment.adaptation, base.name if base is not None else "", model.adapter_task, head, folder / "adapter")
+        task = getattr(model, "adapter_task", None)  # what PEFT calls it, where it has a name
+        save_adapter(network, experiment.adaptation, base.name if base is not None else "", task, head, folder / "adapter")
         merge(network)
     _write_weights(network, folder)
-    _write_config(network, model, folder)
+    _write_config(network, folder)
 
 
 def _copy_base(base: Base, folder: Path) -> None:
@@ -168,7 +176,7 @@ def _write_weights(network: Any, folder: Path) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _write_config(network: Any, model: PackedNetwork, folder: Path) -> None:
+def _write_config(network: Any, folder: Path) -> None:
     config = json.loads(network.config.to_json_string())
     for key in [key for key in config if key.startswith("_")]:
         del config[key]

@@ -31,6 +31,7 @@ class Metric:
         about: one line for a person.
         over: the same number for many resamples at once; None where each resample is measured by itself.
         answers: whether it reads generated answers.
+        share: whether it is shown in percent.
     """
 
     value: Callable[[Scores, np.ndarray], float]
@@ -38,6 +39,7 @@ class Metric:
     about: str
     over: OverResamples | None = None
     answers: bool = False
+    share: bool = False
 
 
 def accuracy(scores: Scores, rows: np.ndarray) -> float:
@@ -104,6 +106,11 @@ def _ratio(above: Callable[[Scores], np.ndarray], below: Callable[[Scores], np.n
         return lambda counts: counts @ one / np.maximum(counts @ two, 1e-300)
 
     return over
+
+
+def _is_right(scores: Scores) -> np.ndarray:
+    assert scores.target is not None and scores.probabilities is not None
+    return scores.probabilities.argmax(1) == scores.target
 
 
 def _count(scores: Scores) -> np.ndarray:
@@ -223,10 +230,14 @@ class _Metrics(dict[str, Metric]):
 _MEAN_LOSS = _ratio(lambda scores: scores.loss, lambda scores: scores.count)
 METRICS = _Metrics(
     {
-        "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _is_right(scores), _ones)),
-        "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes", _of_tallies(_macro_f1_of)),
+        "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(_is_right, _ones), share=True),
+        "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes", _of_tallies(_macro_f1_of), share=True),
         "balanced_accuracy": Metric(
-            balanced_accuracy, True, "share of rows that are right, averaged over the classes", _of_tallies(_balanced_accuracy_of)
+            balanced_accuracy,
+            True,
+            "share of rows that are right, averaged over the classes",
+            _of_tallies(_balanced_accuracy_of),
+            share=True,
         ),
         "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
         "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),
@@ -238,7 +249,7 @@ METRICS = _Metrics(
         ),
         "log_count_error": Metric(loss, False, "weighted squared error of the logarithm of a count", _MEAN_LOSS),
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
-        "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
+        "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples, share=True),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
         "bleu": Metric(bleu, True, "BLEU of the generated answers, 0 to 100, as sacreBLEU's", _bleu_of_resamples, answers=True),
         "rouge_l": Metric(mean_rouge_l, True, "ROUGE-L of the generated answers", _ratio(_rouge_l_each, _ones), answers=True),
@@ -246,31 +257,36 @@ METRICS = _Metrics(
         "rmse": Metric(numbers.root_mean_squared_error, False, "root of the mean squared error, in the target's own unit"),
         "r2": Metric(numbers.r2, True, "share of the variance explained"),
         "spearman": Metric(numbers.spearman, True, "rank correlation of predicted and true numbers"),
-        "micro_f1": Metric(numbers.micro_f1, True, "F1 over all labels of all rows together"),
-        "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
-        "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
+        "micro_f1": Metric(numbers.micro_f1, True, "F1 over all labels of all rows together", share=True),
+        "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels", share=True),
+        "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right", share=True),
         "span_f1": Metric(spans.span_f1, True, "F1 over all spans of all rows together", _ratio(spans.twice_right, spans.said_and_there)),
         "token_accuracy": Metric(spans.token_accuracy, True, "share of words with the right label", _ratio(spans.right_words, _count)),
-        "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
+        "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed", share=True),
         "anomaly_auc": Metric(
             anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
         "mrr": Metric(retrieval.mrr, True, "mean reciprocal rank of the right text among all", _ratio(retrieval.reciprocal_ranks, _ones)),
         "recall_at_1": Metric(
-            retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.is_first, _ones)
+            retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.is_first, _ones), share=True
         ),
         "recall_at_10": Metric(
-            retrieval.recall_at_10, True, "share of rows whose right text is among the nearest ten", _ratio(retrieval.is_among_ten, _ones)
+            retrieval.recall_at_10,
+            True,
+            "share of rows whose right text is among the nearest ten",
+            _ratio(retrieval.is_among_ten, _ones),
+            share=True,
         ),
         "pair_accuracy": Metric(
             pairs.pair_accuracy,
             True,
             "share of pairs whose better answer gained more than the worse one",
             _ratio(pairs.right_pairs, _count),
+            share=True,
         ),
         "length_normalised_accuracy": Metric(
-            pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count)
+            pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count), share=True
         ),
         "reward_margin": Metric(
             pairs.reward_margin,
@@ -314,6 +330,11 @@ def describe_metric(name: str) -> str:
     return f"F1 of the class {name.removeprefix('f1:')}" if name.startswith("f1:") else f"{name}, a function of your own"
 
 
+def is_share(name: str) -> bool:
+    """Whether a metric is shown in percent; a function of the user's never is, and is not imported to know."""
+    return name.startswith("f1:") or (name in METRICS and METRICS[name].share)
+
+
 def needs_answers(name: str, generates: bool) -> bool:
     """Whether a metric reads generated answers, which cost time; of a function of the user's it is so where the model answers in words."""
     return METRICS[name].answers if name in METRICS else generates
@@ -334,7 +355,7 @@ def _f1_of(label: str) -> Metric:
         index = place(scores)
         return _of_tallies(lambda right, predicted, there: _f1_each(right, predicted, there)[:, index])(scores)
 
-    return Metric(value, True, describe_metric(f"f1:{label}"), over)
+    return Metric(value, True, describe_metric(f"f1:{label}"), over, share=True)
 
 
 def measure(scores: Scores, names: Sequence[str]) -> dict[str, float]:
@@ -350,11 +371,6 @@ def rows_of(name: str, scores: Scores) -> np.ndarray:
     if scores.outputs is None:
         raise ExperimentError(f"{name} reads generated answers, and there are none", "choose another metric: loss, bits_per_byte")
     return np.flatnonzero([output is not None for output in scores.outputs])
-
-
-def _is_right(scores: Scores) -> np.ndarray:
-    assert scores.target is not None and scores.probabilities is not None
-    return scores.probabilities.argmax(1) == scores.target
 
 
 def confusion(target: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:

@@ -10,14 +10,11 @@ from luthier.core.finding import Finding, Severity
 from luthier.core.types import Scores
 from luthier.core.words import duration
 from luthier.evaluation.compare import interval, paired_interval
-from luthier.evaluation.metrics import METRICS, measure
+from luthier.evaluation.metrics import METRICS, is_share, measure
 
-SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
-          "length_normalised_accuracy", "recall_at_1", "recall_at_10")  # fmt: skip
-"""Metrics that are shares, shown in percent."""
 FEWEST_ROWS = 10
 """Of a test set from which an interval can be had: resamples of fewer rows show less than the noise."""
-WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
+SEVERITIES: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
 
 def decide(
@@ -132,7 +129,7 @@ def _format_unsigned(metric: str, value: float) -> str:
 
 def format_value(metric: str, value: float, signed: bool = False) -> str:
     """A metric's value as a person reads it: shares in percent (points where it is a difference)."""
-    if metric in SHARES or metric.startswith("f1:"):
+    if is_share(metric):
         return f"{100 * value:+.1f} points" if signed else f"{100 * value:.1f} %"
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 
@@ -197,7 +194,7 @@ def verdict_finding(verdict: Mapping[str, Any], ranks_bases: bool = True) -> Fin
     remedy = "; ".join(part for part in (explain_cut(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(
         check="verdict",
-        severity=WORDS[verdict["verdict"]],
+        severity=SEVERITIES[verdict["verdict"]],
         claim=verdict_sentence(verdict),
         evidence=dict(verdict["difference"]),
         remedy=remedy,

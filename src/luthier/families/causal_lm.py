@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.errors import DataError, ModelError
+from luthier.core.errors import ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.near_duplicates import clusters
@@ -18,7 +18,7 @@ from luthier.evaluation.metric_choice import AUTO
 from luthier.families import causal_lm_defaults, text_defaults
 from luthier.families.causal_lm_proofs import PROOFS
 from luthier.families.choice import Choice
-from luthier.families.corpus_family import PASSAGES, CorpusFamily
+from luthier.families.corpus_family import PASSAGES, CorpusFamily, refuse_empty_tokens
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm
 
 if TYPE_CHECKING:
@@ -157,11 +157,7 @@ class CausalLmFamily(CorpusFamily):
         assert dataset is not None
         share = min(1.0, TOKENIZER_READS / max(_characters(dataset), 1))
         made = make_bpe(_texts(dataset, share), spec.vocabulary, SEPARATOR)
-        if len(made) < spec.vocabulary // 2:
-            raise DataError(
-                f"the training texts hold {len(made):,} different tokens, and objective.vocabulary={spec.vocabulary} were asked for",
-                f"give more text, or set objective.vocabulary={len(made)}",
-            )
+        refuse_empty_tokens(len(made), spec.vocabulary)
         return made
 
     # proofs

@@ -43,8 +43,6 @@ HIGHEST_RATE = 4e-3
 FEWEST_STEPS = 100
 FEWEST_BLOCKS = 2
 """Of a network from scratch, unless somebody sets one."""
-OPERATIONS, SHARE = 4e10, 0.5
-"""Floating-point operations in a second of a core that other programs use too, about a third of what the example of docs/language-models.md had of one, and of a budget the share that training gets, about."""
 DIALS = ("objective.depth", "objective.width", "objective.heads", "objective.context", "training.epochs")
 """Fields on which the Step Law's learning rate or batch depend; whoever sets one by hand gets these reckoned again."""
 
@@ -114,6 +112,7 @@ def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
         seconds: for everything; of these the network is the deepest that is carried over the text once, at most that which suits the text.
     """
     from luthier.models.causal import parameters
+    from luthier.models.machine_speed import operations_in
 
     vocabulary, a_token, why_vocabulary = row_for(VOCABULARIES, characters)
     epochs, why_epochs = row_for(EPOCHS, characters)
@@ -122,15 +121,11 @@ def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
 
     def affordable_tokens(depth: int) -> float:
         """Tokens for which the time suffices at a depth."""
-        return (
-            math.inf
-            if seconds is None
-            else SHARE * seconds * OPERATIONS / operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
-        )
+        return math.inf if seconds is None else operations_in(seconds) / operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
 
     able = [fewer for fewer in range(FEWEST_BLOCKS, depth + 1) if affordable_tokens(fewer) >= characters / a_token]
     if depth not in able:
-        depth, why_depth = (able[-1] if able else FEWEST_BLOCKS), f"what {seconds:.0f} seconds carry over the text, about"
+        depth, why_depth = (able[-1] if able else FEWEST_BLOCKS), f"what {seconds:.0f} seconds of this machine carry over the text, about"
     context, why_context = CONTEXT["scratch"]
     tokens = min(tokens, affordable_tokens(depth))
     return [
@@ -162,10 +157,11 @@ def reckon_again(spec: CausalLm, characters: int, epochs: float, seconds: float 
     Source: the Step Law, see `step_law`.
     """
     from luthier.models.causal import parameters
+    from luthier.models.machine_speed import operations_in
 
     width, _ = spec.size
     weights = parameters(spec.depth, width)
     tokens = tokens_in(characters) * epochs
     if seconds is not None:
-        tokens = min(tokens, SHARE * seconds * OPERATIONS / operations(weights, spec.vocabulary, width))
+        tokens = min(tokens, operations_in(seconds) / operations(weights, spec.vocabulary, width))
     return [learning_rate(weights, tokens), batch_size(tokens, spec.context)]

@@ -92,7 +92,7 @@ class ClassFamily(Family):
     # use
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-        """The class, how sure, and the probability of each."""
+        """The class, how sure, and the probability of each: for `luthier predict` and the server alike."""
         from luthier.evaluation.score import score
 
         if not records:

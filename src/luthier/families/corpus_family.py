@@ -21,7 +21,7 @@ PASSAGES = "passages"
 class TextsFamily(Family):
     """A family whose rows are texts without a target."""
 
-    kind = RowKind("text", "nothing")
+    kind = RowKind("text", "nothing", english_base=False)
 
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """Any texts, where a person insists: a label, where there is one, is not read."""
@@ -48,3 +48,20 @@ class CorpusFamily(TextsFamily):
         columns = super().match(rows, path, asked)
         passages = asked.format == PASSAGES and POSITION in rows.columns
         return replace(columns, time=POSITION) if columns is not None and passages else columns
+
+
+def refuse_empty_tokens(held: int, asked: int) -> None:
+    """Refuse a vocabulary of which most tokens would never occur: a network would have rows for them that nothing is learned of.
+
+    Args:
+        held: tokens that the training texts have.
+        asked: tokens that were asked for.
+
+    Raises:
+        DataError: fewer than half of them are there.
+    """
+    if held < asked // 2:
+        raise DataError(
+            f"the training texts hold {held:,} different tokens, and objective.vocabulary={asked} were asked for",
+            f"give more text, or set objective.vocabulary={held}",
+        )

@@ -98,6 +98,11 @@ class EmbeddingFamily(Family):
                 "name them: --input anchor,positive (or --input anchor,positive,negative; or --input sentence1,sentence2 --target score)",
             )
         target = asked.target or (None if _is_known(input) else _find_score(rows, input))
+        if target is None and not asked.input and (said := _find_judgement(rows, input)):
+            raise DataError(
+                f"{path}: the column {said!r} holds no numbers, and without a score all pairs are learned as belonging together",
+                f"write it as numbers; or keep the rows that do belong together, and name the texts: --input {','.join(input)}",
+            )
         if target is not None and len(input) == 3:
             raise DataError(
                 f"{path}: a score says how near two texts are, and three columns were named", "name two with --input, or leave --target out"
@@ -368,6 +373,12 @@ def _find_score(rows: Rows, input: tuple[str, ...]) -> str | None:
     there = {name.lower(): name for name in rows.columns if name not in input}
     names = [there[name] for name in SCORES if name in there]
     return next((name for name in names if len(input) == 2 and any(not math.isnan(number_of(row.get(name))) for row in rows.values)), None)
+
+
+def _find_judgement(rows: Rows, input: tuple[str, ...]) -> str | None:
+    """A column called like a score that says different things of two texts, and none of them as a number."""
+    names = [name for name in rows.columns if name.lower() in SCORES and name not in input and len(input) == 2]
+    return next((name for name in names if len({str(row.get(name) or "").strip() for row in rows.values} - {""}) > 1), None)
 
 
 def _which(input: tuple[str, ...], rows: Rows) -> str:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Features = Callable[[Sequence[Example]], np.ndarray]
 """Rows → what reaches the last layer, # (examples, width)"""
-Fit = Callable[[Features, Any, Sequence[Example], Sequence[Example], int, Callable[[], None]], Linear]
+HeadFit = Callable[[Features, Any, Sequence[Example], Sequence[Example], int, Callable[[], None]], Linear]
 """Features, objective, training rows, validation rows, rows to fit on at most, and what is called between fits → a linear model."""
 
 
 def start_as_linear_probe(
-    model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache, fit: Fit
+    model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache, fit: HeadFit
 ) -> None:
     """Set the last layer of a head to a linear model of what reaches it of the training rows while nothing has moved.
 
@@ -57,7 +57,7 @@ def start_as_linear_probe(
 
 
 def _fit(
-    model: Any, objective: Any, layer: Any, train: Sequence[Example], validation: Sequence[Example], cache: Cache, fit: Fit
+    model: Any, objective: Any, layer: Any, train: Sequence[Example], validation: Sequence[Example], cache: Cache, fit: HeadFit
 ) -> dict[str, np.ndarray]:
     """The weight and bias of the last layer, in fp32."""
     from luthier.models.encode import map_examples
@@ -89,7 +89,7 @@ def fit_classes(
     return probe.weight, probe.bias
 
 
-def fit_targets(one: LinearFit) -> Fit:
+def fit_targets(one: LinearFit) -> HeadFit:
     """A fit of what the objective's loss compares outputs with: several labels, or a number.
 
     Args:

@@ -17,7 +17,7 @@ from luthier.data import similar_images
 from luthier.data.archives import on_disk
 from luthier.data.read_rows import read
 from luthier.data.rows import Rows, names_table
-from luthier.data.sources.frames import describe_value
+from luthier.data.sources.frames import STDIN, describe_value
 from luthier.data.sources.images import ENDINGS, GREY, HEIGHT, KEPT, MODE, PIXELS_HASH, THUMBNAIL, WIDTH, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
@@ -187,6 +187,8 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
         if missing is not None:
             raise DataError(f"row {missing} has no {column!r}, which names the image", nearest(column, rows[missing - 1]))
         return _there([Record(number, row) for number, row in enumerate(rows, 1)], column), None
+    if str(data) == STDIN:
+        raise DataError("images are not read from standard input", "give an image, a folder of them, or a table")
     if not str(data).strip():
         raise DataError("no image was named", "give an image, a folder of them, or a table")
     path = Path(data)
@@ -196,12 +198,18 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
             raise DataError(f"the folder {path} holds no images ({', '.join(ENDINGS)})", "give an image, a folder of them, or a table")
         return [Record(number, {column: str(file)}) for number, file in enumerate(files, 1)], None
     if path.suffix.lower() not in ENDINGS and (names_table(path) or on_disk(path) != path):
-        table = read(path)
+        try:
+            table = read(path)
+        except DataError as problem:  # a file to predict needs no 30 rows
+            raise DataError(problem.message, "give at least one row" if "30 rows" in problem.remedy else problem.remedy) from None
         if table.rejected:
             first = table.rejected[0]
             raise DataError(f"{path}, line {first.line}: {first.reason}", "mend the row: a prediction for every row is promised")
         if column not in table.columns:
-            raise DataError(f"{path} has no column {column!r}, which the model was trained to read", nearest(column, table.columns))
+            raise DataError(
+                f"{path} has no column {column!r}, which the model was trained to read",
+                nearest(column, [name for name in table.columns if name not in KEPT]),
+            )
         records = [
             Record(record.row, {name: value for name, value in record.values.items() if name not in KEPT}, record.source)
             for record in table.records(str(path))

@@ -11,11 +11,12 @@ import numpy as np
 from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import HELD_OUT, Example, Record, Scores
+from luthier.data.reading import RowKind
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.choice import Choice
-from luthier.families.corpus_family import CorpusFamily
+from luthier.families.corpus_family import CorpusFamily, refuse_empty_tokens
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ A_TOKEN, PIECE = 4, 128
 """Characters of a token, about, and tokens of a piece."""
 FEWEST_BLOCKS = 2
 """Of a network from scratch, unless somebody sets one."""
-OPERATIONS, SHARE = 1e10, 0.5
-"""Multiplications and additions in a second of a core that other programs use too, and of a budget the share that training gets, about."""
 COUNTED = 4_000_000
 """Tokens that are counted at most for the frequencies of words."""
 UNSEEN = 0.1
@@ -66,6 +65,7 @@ class MaskedLmFamily(CorpusFamily):
 
     name = "masked_lm"
     Spec = MaskedLm
+    kind = RowKind("text", "nothing")
     base = "minilm-l6"
     base_kinds = ("encoder",)
     from_scratch = True
@@ -101,12 +101,16 @@ class MaskedLmFamily(CorpusFamily):
 
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
+        from luthier.models.machine_speed import operations_in
+
         passed = _characters(dataset) / A_TOKEN
         suits: Any = next(choice.value for choice in choices if choice.path == "objective.depth")
-        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
+        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= operations_in(seconds)]
         if suits in able:
             return choices
-        smaller = Choice("objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds carry over the text, about")
+        smaller = Choice(
+            "objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds of this machine carry over the text, about"
+        )
         return [smaller if choice.path == smaller.path else choice for choice in choices]
 
     def depth(self, dataset: Dataset, epochs: float) -> Choice:
@@ -157,7 +161,10 @@ class MaskedLmFamily(CorpusFamily):
         from luthier.models.masked import make_tokenizer
 
         assert dataset is not None
-        return make_tokenizer((self.row_view(record, dataset.spec).text for record in dataset.records["train"]), spec.vocabulary)
+        made = make_tokenizer((self.row_view(record, dataset.spec).text for record in dataset.records["train"]), spec.vocabulary)
+        if spec.vocabulary > MaskedLm().vocabulary:  # what is not asked for is a bound
+            refuse_empty_tokens(len(made), spec.vocabulary)
+        return made
 
     # proofs
 
@@ -178,7 +185,7 @@ class MaskedLmFamily(CorpusFamily):
 
     def target_text(self, example: Example) -> str:
         """The text itself."""
-        return example.facts["text"]
+        return example.facts["read_text"]()
 
     # use
 
@@ -226,7 +233,7 @@ class MaskedLmFamily(CorpusFamily):
 
 
 def _operations(depth: int) -> float:
-    """Multiplications and additions to learn from one token, of a network from scratch: six for each weight that it passes."""
+    """Floating-point operations to learn from one token, of a network from scratch: six for each weight that it passes."""
     spec = MaskedLm(depth=depth)
     return 6 * (12 * depth * spec.wide**2 + spec.mask_share * spec.vocabulary * spec.wide)
 

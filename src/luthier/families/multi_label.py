@@ -14,6 +14,7 @@ from luthier.core.words import plural
 from luthier.data.infer import TARGET_NAMES, find_pair, find_text
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
+from luthier.data.spans import LABEL_COLUMNS, TOKEN_COLUMNS, has_tokens
 from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.label_thresholds import HALF, predicted_labels
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.evaluation.outputs import Outputs
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -121,7 +122,7 @@ class TextLabels(TextFamily):
         """The base with a head of one output a label."""
         return self.with_outputs(list(spec.labels), spec, model, base, seed, "multi_label_classification")
 
-    def head_fit(self) -> Fit:
+    def head_fit(self) -> HeadFit:
         """Logistic regression for each label."""
         from luthier.evaluation.linear_heads import fit_labels
         from luthier.families.head_start import fit_targets
@@ -229,9 +230,12 @@ def find_lists(rows: Rows, path: str, read: tuple[str, ...], insists: bool) -> s
     Raises:
         DataError: a person asked for it, and it is not clear which.
     """
-    found = [name for name in rows.columns if name not in read and hold_lists(rows, name)]
+    tokens = (*TOKEN_COLUMNS, *LABEL_COLUMNS) if has_tokens(rows) else ()  # they, and their labels, are no labels of the row
+    found = [name for name in rows.columns if name not in (*read, *tokens) and hold_lists(rows, name)]
     if insists and not found:
         found = [name for name in rows.columns if name not in read and are_separated(rows, name)]
+    if insists and not found:  # some cells are lists, and the others single labels
+        found = [name for name in rows.columns if name not in read and any(parse_list(cell) for cell in _filled_cells(rows, name))]
     if len(found) > 1:
         found = [name for name in found if name.lower() in TARGET_NAMES] or found
     if insists and len(found) != 1:
@@ -249,7 +253,10 @@ def _say_labels(rows: Rows, target: str) -> str:
         except ValueError:
             continue  # the row is set aside with its reason
     marks = sorted({mark for cell in _filled_cells(rows, target) if parse_list(cell) is None for mark in SEPARATORS.findall(str(cell))})
-    how = "lists" if hold_lists(rows, target) else f"labels separated by {' and '.join(repr(mark) for mark in marks)}" if marks else "one label each"  # fmt: skip
+    lists = sum(parse_list(cell) is not None for cell in _filled_cells(rows, target))
+    how = f"labels separated by {' and '.join(repr(mark) for mark in marks)}" if marks else "one label each"
+    if lists:
+        how = "lists" if lists == len(_filled_cells(rows, target)) else f"{lists:,} lists, and {how}"
     rare = sorted(label for label, count in counts.items() if count < FEWEST_OF_A_CLASS)
     more = ", …" if len(rare) > SHOWN else ""
     left = f"; left out, because fewer than {FEWEST_OF_A_CLASS} rows have them: {', '.join(rare[:SHOWN])}{more}" if rare else ""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NEARLY_ALL = 0.95
 """Share of the filled cells of a column that are numbers, from which on it is a column of numbers."""
+NO_NUMBER = ("", "nan", "inf", "infinity", "none", "null", "na", "n/a")
+"""What programs write into a column of numbers where there is none: such rows are set aside, and the column stays one of numbers."""
 MANY = 50
 """Different whole numbers above which they are amounts, and no longer classes that have a number for a name."""
 ROWS_A_CODE = 10
@@ -167,7 +169,8 @@ def numbers_in(rows: Rows, column: str) -> list[float]:
 
 def is_numeric(rows: Rows, column: str) -> bool:
     """Whether nearly all cells of a column that hold something hold a number."""
-    filled = sum(row.get(column) is not None and str(row[column]).strip() != "" for row in rows.values)
+    cells = (str(row[column]).strip() for row in rows.values if row.get(column) is not None)
+    filled = sum(cell.lower().lstrip("+-") not in NO_NUMBER for cell in cells)
     return bool(filled) and len(numbers_in(rows, column)) >= NEARLY_ALL * filled
 
 

@@ -47,7 +47,7 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
         try:
             columns = match(family, rows, path, asked)
         except DataError as reason:
-            problem = reason
+            problem = problem or reason  # of the family that knows most about such rows
             continue
         if columns is not None:
             matching.append((family, columns))

@@ -27,7 +27,7 @@ from luthier.objectives.regression import Regression
 if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.evaluation.outputs import Outputs
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -68,7 +68,7 @@ class TextRegression(TextFamily, NumberFamily):
         """The base with a head of one output."""
         return self.with_outputs(OUTPUT, spec, model, base, seed, PROBLEM)
 
-    def head_fit(self) -> Fit:
+    def head_fit(self) -> HeadFit:
         """Ridge regression."""
         from luthier.evaluation.linear_heads import fit_number
         from luthier.families.head_start import fit_targets

@@ -20,7 +20,7 @@ from luthier.objectives.classification import Classification
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -71,7 +71,7 @@ class TextClassification(ClassFamily, TextFamily):
 
     # model and loss
 
-    def head_fit(self) -> Fit:
+    def head_fit(self) -> HeadFit:
         """Logistic regression over the classes."""
         from luthier.families.head_start import fit_classes
 

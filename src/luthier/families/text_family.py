@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.core.cache import Cache
     from luthier.core.types import Example, Record
     from luthier.data.dataset import Dataset
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -39,6 +39,18 @@ CHARACTERS_A_TOKEN = 4.5
 """Of English prose, roughly."""
 WIDE = 512
 """An encoder whose states are at least this wide is not a small one."""
+
+
+def brings_head(base: Base | None) -> bool:
+    """Whether a base is a bundle that may bring a head which fits; one that guesses hidden tokens brings none of this kind.
+
+    Args:
+        base: None where the network is the family's own.
+    """
+    from luthier.families import FAMILIES, family_of
+
+    task = (base.bundle or {}).get("task", "") if base is not None else ""
+    return task in FAMILIES and isinstance(family_of(task), TextFamily)
 
 
 class TextFamily(Family):
@@ -68,8 +80,7 @@ class TextFamily(Family):
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
-        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
-        probe = self.reason_for_probe(dataset) if new and role != "reader" else ""
+        probe = self.reason_for_probe(dataset) if not brings_head(base) and role != "reader" else ""
         spec = self.spec_class.model_validate({"head": "probe"} if probe else {})
         choices = [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
@@ -159,7 +170,7 @@ class TextFamily(Family):
         start_as_linear_probe(model, objective, fingerprint, train, validation, cache, fit)
         return True
 
-    def head_fit(self) -> Fit | None:
+    def head_fit(self) -> HeadFit | None:
         """The linear model that a head can begin as (`objective.head`); None where there is none."""
         return None
 

@@ -14,7 +14,7 @@ from luthier.core.words import plural
 from luthier.data.infer import find_text
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
-from luthier.data.spans import LABEL_COLUMNS, SPANS, TEXT, Span, spans_of, wrong_spans
+from luthier.data.spans import LABEL_COLUMNS, SPANS, TEXT, Span, has_tokens, spans_of, wrong_spans
 from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.metric_choice import AUTO
@@ -66,8 +66,10 @@ class TokenLabelsFamily(TextFamily):
         insists = asked.task == self.name
         target = _spans_column(rows, asked.target) if asked.target else find_spans(rows)
         if target is None or not (insists or are_spans(rows, target)):
-            if insists and (numbered := _find_numeric_labels(rows)):
+            if (numbered := _find_numeric_labels(rows)) and (insists or has_tokens(rows)):
                 raise DataError(f"{path}: the labels in {numbered!r} are numbers", "write their names, such as B-person or O: where the set comes from it says which number is which")  # fmt: skip
+            if (empty := _column_without_spans(rows, asked.target)) and (insists or has_tokens(rows)):
+                raise DataError(f"{path}: no text has a span: {empty!r} is [] in all {len(rows.values):,} rows", "label some texts, or name another column with --target")  # fmt: skip
             if insists:
                 raise DataError(
                     f"{path}: none of the columns {', '.join(rows.columns)} holds spans",
@@ -277,6 +279,12 @@ def _find_numeric_labels(rows: Rows) -> str | None:
     return next(
         (name for name, lists in cells.items() if any(isinstance(cell, list) and cell and isinstance(cell[0], int) for cell in lists)), None
     )
+
+
+def _column_without_spans(rows: Rows, asked: str | None) -> str | None:
+    """A column that could hold spans, and whose cells are all empty lists."""
+    names = [asked] if asked else [name for name in rows.columns if name == SPANS]
+    return next((name for name in names if rows.values and all(row.get(name) in ([], (), "[]") for row in rows.values)), None)
 
 
 def are_spans(rows: Rows, column: str) -> bool:

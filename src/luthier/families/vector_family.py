@@ -130,7 +130,7 @@ class VectorFamily(CorpusFamily):
         return write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-        """The words nearest to the words of each row; words behind a minus that stands alone are taken away. A row without a known word gets no words, and a note.
+        """The words nearest to the words of each row; words behind a minus that stands alone are taken away. A row without a known word gets no words, and a note; so does one of which some words are not known.
 
         Raises:
             DataError: no row has a word with a vector.
@@ -151,7 +151,11 @@ class VectorFamily(CorpusFamily):
                     vector += sign * words.vectors[index]
             near = words.nearest(vector, NEAREST, [index for index in indices if index is not None])
             prediction = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
-            predictions.append(prediction | ({"unknown": unknown} if unknown else {}))
+            left = {
+                "unknown": unknown,
+                "note": f"without {', '.join(unknown[:5])}, which {'has' if len(unknown) == 1 else 'have'} no vector",
+            }
+            predictions.append(prediction | (left if unknown else {}))
         if predictions and not any(row["words"] for row in predictions):
             raise DataError(_unknown(records[0], predictions[0]["unknown"], vocabulary), "ask for words of the training rows")
         return predictions

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from luthier.core.interfaces import TrainableModel
 from luthier.core.types import Batch, Link
 from luthier.models.encode import layer_means
 from luthier.models.pretrained import PackedNetwork
@@ -74,7 +76,7 @@ def average_outputs(outputs: Sequence[Tensor], link: Link) -> Tensor:
     return torch.stack([each.log_softmax(-1) for each in outputs]).logsumexp(0) - torch.log(torch.tensor(2.0))
 
 
-def divide_logits(model: PackedNetwork, temperature: float) -> None:
+def divide_logits(model: TrainableModel, temperature: float) -> None:
     """Divide the outputs of a model for good, in the last linear layer of its head.
 
     Args:
@@ -88,7 +90,8 @@ def divide_logits(model: PackedNetwork, temperature: float) -> None:
             parameter.copy_(parameter.float() / temperature)
 
 
-def last_layer(model: PackedNetwork) -> nn.Linear:
+def last_layer(model: TrainableModel) -> nn.Linear:
     """The last linear layer of a classifier's head: what it says are the logits."""
-    last = model.network.score if model.causal else model.network.classifier
+    network: Any = model.network  # of transformers, which has no type
+    last = network.score if getattr(model, "causal", False) else network.classifier
     return getattr(last, "out_proj", last)

@@ -19,6 +19,7 @@ import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it i
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.models.base import VECTORS, Base
@@ -28,6 +29,8 @@ from luthier.models.word_vectors import VOCABULARY, WORD, load_tables, load_voca
 
 if TYPE_CHECKING:
     from luthier.models.word_vectors import Vocabulary
+
+logging.disable_progress_bar()
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """They come before the words, and their vectors are zero."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from luthier.core.errors import ModelError
 from luthier.models.dropout import attach
+from luthier.models.word_kernels import WordKernels
 
 if TYPE_CHECKING:
     from luthier.core.types import Batch
@@ -156,8 +157,18 @@ class WordVectors(nn.Module):
         self.network = network
         self.dropout_keys = attach(network, 0.0)
         self.frozen_cache: Any = None
+        self.kernels: WordKernels | None = None
         self.blocks = nn.ModuleList()
         self.head: list[nn.Module] = []
+
+    def load_kernels(self) -> WordKernels:
+        """Compute by compiled code while training; it is compiled first where it is not kept.
+
+        Raises:
+            ModelError: it cannot be had.
+        """
+        self.kernels = WordKernels()
+        return self.kernels
 
     def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""

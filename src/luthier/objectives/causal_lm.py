@@ -49,10 +49,14 @@ class CausalLm(Component):
     )
 
     @property
+    def wide(self) -> int:
+        """Width of a network from scratch."""
+        return self.width or 64 * self.depth
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and attention heads of a network from scratch."""
-        width = self.width or 64 * self.depth
-        return width, self.heads or max(1, width // 64)
+        return self.wide, self.heads or max(1, self.wide // 64)
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> CausalLmObjective:
         """The objective at work.
@@ -107,7 +111,7 @@ class CausalLmObjective(BaseObjective[CausalLm, Any]):
             found.append((Cut(tuple(self.input), tokens, longest),) if tokens > longest else ())
         return found
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """A longer context."""
         return "a larger objective.context"
 

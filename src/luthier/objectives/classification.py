@@ -59,7 +59,7 @@ class ClassificationObjective(TextObjective):
             return []
         indices = {label: position for position, label in enumerate(self.spec.labels)}
         targets = [indices.get(str(record.values.get(self.target or "")), -1) for record in records]
-        return self.examples(records, targets, lambda target: target >= 0, strata=True, labels=self.spec.labels)
+        return self.make_examples(records, targets, lambda target: target >= 0, strata=True, labels=self.spec.labels)
 
     def fit(self, train: Sequence[Example]) -> None:
         """Set the class weights from the training examples."""

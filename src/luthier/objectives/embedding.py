@@ -104,7 +104,7 @@ class EmbeddingObjective(BaseObjective[Embedding, Any]):
                 found[index] += (Cut((name,), len(tokens) + lost, len(tokens)),)
         return found
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """Longer texts."""
         return "a larger objective.max_length"
 

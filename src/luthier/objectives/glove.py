@@ -15,7 +15,7 @@ from pydantic import Field
 from luthier.core.randomness import permutation
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 from luthier.evaluation.cooccurrences import count_pairs
 from luthier.objectives.objective import BaseObjective
 from luthier.objectives.word_pieces import WordVectorsSpec, show_words, without_vector

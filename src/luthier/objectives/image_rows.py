@@ -20,7 +20,7 @@ class ImageRows(BaseObjective):
     """Reads images in the place of texts: it stands before an objective that says what is learned of a row, and that has `targets`."""
 
     varies = "images"
-    cuts, against_cuts = BaseObjective.cuts, BaseObjective.against_cuts  # no text is cut, whatever stands behind it
+    cuts, remedy_for_cuts = BaseObjective.cuts, BaseObjective.remedy_for_cuts  # no text is cut, whatever stands behind it
     splits = False
     """What an image teaches depends on the images beside it: a batch norm is in the network."""
 
@@ -30,7 +30,7 @@ class ImageRows(BaseObjective):
             """What is to be learned of each, # (examples, …)"""
             ...
 
-    def examples(
+    def make_examples(
         self, records: Sequence[Record], targets: Sequence[Any], learns: Callable[[Any], bool], strata: bool = False, **facts: Any
     ) -> list[Example]:
         """Decode the images and make squares of them, # pixels: (side, side, channels) of uint8

@@ -110,7 +110,7 @@ class MultiLabelObjective(TextObjective):
             return []
         cells = [labels_of(record.values.get(self.target or "")) for record in records]
         targets = [None if cell is None else tuple(float(label in cell) for label in self.spec.labels) for cell in cells]
-        return self.examples(records, targets, lambda target: target is not None, labels=self.spec.labels)
+        return self.make_examples(records, targets, lambda target: target is not None, labels=self.spec.labels)
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
         """Which labels each has, # (examples, labels)"""

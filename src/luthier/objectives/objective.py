@@ -70,7 +70,7 @@ class BaseObjective(Generic[Spec, ProcessorOfRows]):
         """
         return [() for _ in records]
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """The settings with which a training would make more of a long row read, for a person."""
         return ""
 

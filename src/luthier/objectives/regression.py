@@ -95,7 +95,7 @@ class RegressionObjective(TextObjective):
         if not records:
             return []
         targets = [number_of(record.values.get(self.target or "")) for record in records]
-        return self.examples(records, targets, math.isfinite, spread=self.spread)
+        return self.make_examples(records, targets, math.isfinite, spread=self.spread)
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
         """How many standard deviations each lies above the mean, # (examples,)"""

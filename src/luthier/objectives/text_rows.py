@@ -56,12 +56,12 @@ class TextObjective(BaseObjective):
 
     def tokenize(self, records: Sequence[Record]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row, and how many were cut; a pair of columns is encoded as the base was trained to read pairs."""
-        if self._together:
-            return self._once([[record.text([name]) for record in records] for name in self.input])
+        if self._is_pair:
+            return self._tokenize_cut([[record.text([name]) for record in records] for name in self.input])
         texts = [record.text(self.input) for record in records]
-        return self._windows(texts) if self.windowed else self._once([texts])
+        return self._tokenize_windows(texts) if self.windowed else self._tokenize_cut([texts])
 
-    def examples(
+    def make_examples(
         self, records: Sequence[Record], targets: Sequence[Any], learns: Callable[[Any], bool], strata: bool = False, **facts: Any
     ) -> list[Example]:
         """The rows with their tokens, ready to be collated.
@@ -94,36 +94,36 @@ class TextObjective(BaseObjective):
         read = self.tokenize([records[index] for index in long]) if long else ()
         for index, (_, lost) in zip(long, read, strict=True):
             if lost:
-                texts = [records[index].text([name]) for name in self.input] if self._together else [records[index].text(self.input)]
+                texts = [records[index].text([name]) for name in self.input] if self._is_pair else [records[index].text(self.input)]
                 tokens = len(self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"])
                 found[index] = (Cut(tuple(self.input), tokens, tokens - lost),)
         return found
 
-    def against_cuts(self) -> str:
-        """Windows; where they are too few, more of them; where two texts are read together, longer rows alone."""
+    def remedy_for_cuts(self) -> str:
+        """Windows; where there are windows already, more of them; where two texts are read together, only a larger length."""
         if self.windowed:
             return "a larger objective.most_windows"
-        return "a larger objective.max_length" if self._together else "objective.long_rows=windows or a larger objective.max_length"
+        return "a larger objective.max_length" if self._is_pair else "objective.long_rows=windows or a larger objective.max_length"
 
     @property
     def windowed(self) -> bool:
         """Whether long rows are read in pieces; two texts that are read together are not."""
-        return self.spec.long_rows == "windows" and not self._together
+        return self.spec.long_rows == "windows" and not self._is_pair
 
     @property
-    def _together(self) -> bool:
+    def _is_pair(self) -> bool:
         return self.reads_pairs and len(self.input) == 2
 
-    def _once(self, texts: list[list[str]]) -> Iterator[tuple[dict[str, list[int]], int]]:
-        """The tokens of each row up to what is read, and what was cut."""
+    def _tokenize_cut(self, texts: list[list[str]]) -> Iterator[tuple[dict[str, list[int]], int]]:
+        """The first tokens of each row, as many as are read, and how many were cut."""
         whole = self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
         encoded = self.tokenizer(*texts, truncation=True, max_length=self.spec.max_length, return_token_type_ids=len(texts) == 2)
         for position, tokens in enumerate(encoded["input_ids"]):
             segments = {"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}
             yield {"tokens": tokens, **segments}, len(whole[position]) - len(tokens)
 
-    def _windows(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], int]]:
-        """The tokens of each row's windows end to end, where each window begins anew, and what lies behind the last."""
+    def _tokenize_windows(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], int]]:
+        """The tokens of each row's windows end to end, with each token's place in its window, and how many tokens lie behind the last window."""
         longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
         encoded = self.tokenizer(texts, truncation=True, max_length=longest, stride=overlap, return_overflowing_tokens=True)
         again = overlap + self.tokenizer.num_special_tokens_to_add()  # of each window, what is not new in it

@@ -229,7 +229,7 @@ class TokenLabelsObjective(BaseObjective[TokenLabels, Any]):
                 found[index] = (Cut((self.input[0],), tokens, tokens - lost),)
         return found
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """More windows."""
         return "a larger objective.most_windows"
 

@@ -122,7 +122,7 @@ class TranslationObjective(BaseObjective[Translation, Any]):
                 found[index] = (Cut(tuple(self.input), len(tokens) + lost, len(tokens)),)
         return found
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """Longer texts."""
         return "a larger objective.max_length"
 

@@ -11,12 +11,16 @@ Word2Vec in shared and distributed memory" (shared negative samples, products of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, logsigmoid
+
+if TYPE_CHECKING:
+    from luthier.models.word_kernels import WordKernels
 
 RUN = 16
 """Words of a run, at least: with windows of five words to either side two of five scores of its product are needed."""
@@ -30,14 +34,16 @@ class Windows:
 
     Args:
         words: of the texts one behind the other, filled up to a multiple of `SHARING`, with `reach` words that count for nothing on either side, # (reach + words + reach,)
-        band: which words of a run and its surroundings stand in a word's window, # (runs, run, run + 2 × reach) of 0 and 1
+        left: words of each word's window that stand before it, at most `reach`, int32, # (words,)
+        right: those that stand behind it, int32, # (words,)
         noise: negative samples of each group of words that share them, # (groups, samples)
         negatives: that each pair is contrasted with.
         reach: words of the widest window, to either side.
     """
 
     words: Tensor
-    band: Tensor
+    left: Tensor
+    right: Tensor
     noise: Tensor
     negatives: int
     reach: int
@@ -45,7 +51,7 @@ class Windows:
     @property
     def count(self) -> int:
         """Words, those that fill up included."""
-        return self.band.shape[0] * self.band.shape[1]
+        return len(self.left)
 
     @property
     def centres(self) -> Tensor:
@@ -55,7 +61,16 @@ class Windows:
     @property
     def pairs(self) -> Tensor:
         """Words in the window of each word, # (words,)"""
-        return self.band.sum(-1).flatten()
+        return (self.left + self.right).float()
+
+    @cached_property
+    def band(self) -> Tensor:
+        """Which words of a run and its surroundings stand in a word's window, # (runs, run, run + 2 × reach) of 0 and 1"""
+        run = run_length(self.reach)
+        places = torch.arange(run + 2 * self.reach, dtype=torch.int32, device=self.left.device) - self.reach
+        away = places - torch.arange(run, dtype=torch.int32, device=self.left.device)[:, None]
+        within = (away >= -self.left.view(-1, run, 1)) & (away <= self.right.view(-1, run, 1))
+        return (within & (away != 0)).float()
 
 
 def run_length(reach: int) -> int:
@@ -63,52 +78,54 @@ def run_length(reach: int) -> int:
     return max(RUN, 1 << (2 * reach - 1).bit_length())
 
 
-def make_band(texts: np.ndarray, sizes: np.ndarray, reach: int) -> Tensor:
-    """Which words stand in each word's window.
+def window_sides(texts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many words of each word's window stand before it and behind it, filled up to a multiple of `SHARING` by words without a window.
 
     Args:
-        texts: the number of the text that each word belongs to, at least 0; a window ends where its text does, # (words,)
-        sizes: of each word's window, to either side, 1 to `reach`, # (words,)
-        reach: the widest, at most half of `SHARING`.
+        texts: the number of the text that each word belongs to; a window ends where its text does, # (words,)
+        sizes: of each word's window, to either side, 1 or more, # (words,)
 
     Returns:
-        # (runs, run, run + 2 × reach) of 0 and 1
+        int32, # (words,) each
     """
-    run = run_length(reach)
-    count = -(-max(len(texts), 1) // SHARING) * SHARING
-    padded = np.full(count + 2 * reach, -1, dtype=np.int32)
-    padded[reach : reach + len(texts)] = texts
-    wide = np.zeros(count, dtype=np.int32)
-    wide[: len(texts)] = sizes
-    around = torch.from_numpy(padded).as_strided((count // run, 1, run + 2 * reach), (run, 0, 1))
-    own = torch.from_numpy(padded[reach : reach + count].copy()).view(-1, run, 1)
-    distance = (torch.arange(run + 2 * reach, dtype=torch.int32) - reach - torch.arange(run, dtype=torch.int32)[:, None]).abs()
-    distance[distance == 0] = reach + 1  # a word is not in its own window
-    within = distance <= torch.from_numpy(wide).view(-1, run, 1)
-    return (within & (around == own) & (own >= 0)).float()
+    places = np.arange(len(texts), dtype=np.int32)
+    starts = np.flatnonzero(np.diff(texts, prepend=-1))
+    lengths = np.diff(starts, append=len(texts))
+    before = places - np.repeat(starts, lengths)
+    behind = np.repeat(lengths, lengths) - 1 - before
+    left, right = np.zeros((2, -(-max(len(texts), 1) // SHARING) * SHARING), dtype=np.int32)
+    left[: len(texts)], right[: len(texts)] = np.minimum(sizes, before), np.minimum(sizes, behind)
+    return left, right
 
 
 class _Scored(torch.autograd.Function):
     """The summed loss with its gradient, computed in one go; the tables' gradients hold the rows that were read, each once."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool, kernels: WordKernels | None) -> Tensor:
+        ctx.shapes = inputs.shape, outputs.shape
+        if cbow and kernels is not None:
+            loss, _, one, two = kernels.cbow(
+                inputs, outputs, windows.words, windows.left, windows.right, windows.noise, windows.negatives, windows.reach
+            )
+            ctx.save_for_backward(one.rows, one.values, two.rows, two.values)
+            return inputs.new_tensor(loss)
         total, at_inputs, at_outputs = (_cbow if cbow else _skip_gram)(inputs, outputs, windows)
         read = windows.words if cbow else windows.centres
         targets = torch.cat([windows.centres if cbow else windows.words, windows.noise.flatten()])
         ctx.save_for_backward(*_sum_by_word(read, at_inputs, len(inputs)), *_sum_by_word(targets, at_outputs, len(outputs)))
-        ctx.shapes = inputs.shape, outputs.shape
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        saved, gradients = ctx.saved_tensors, []
+        saved, gradients, whole = ctx.saved_tensors, [], float(grads[0]) == 1.0
         for shape, rows, values in zip(ctx.shapes, saved[::2], saved[1::2], strict=True):
-            gradients.append(torch.sparse_coo_tensor(rows[None], values * grads[0], shape, is_coalesced=True, check_invariants=False))
-        return gradients[0], gradients[1], None, None
+            scaled = values if whole else values * grads[0]
+            gradients.append(torch.sparse_coo_tensor(rows[None], scaled, shape, is_coalesced=True, check_invariants=False))
+        return gradients[0], gradients[1], None, None, None
 
 
-def summed_loss(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -> Tensor:
+def summed_loss(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool, kernels: WordKernels | None = None) -> Tensor:
     """The loss summed over all pairs (of CBOW: over all words that have a window), # ()
 
     Args:
@@ -116,8 +133,9 @@ def summed_loss(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -
         outputs: a second one, as a context (of CBOW: as the word that is guessed), # (vocabulary, width)
         windows: of the step.
         cbow: guess a word from the mean of its window, instead of the words of the window from the word.
+        kernels: the compiled ones, where they are used: they know CBOW.
     """
-    loss: Any = _Scored.apply(inputs, outputs, windows, cbow)
+    loss: Any = _Scored.apply(inputs, outputs, windows, cbow, kernels)
     return loss
 
 

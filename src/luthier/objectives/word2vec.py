@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core.randomness import mix
+from luthier.core.randomness import mix, mix_on
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
 from luthier.objectives.objective import BaseObjective
@@ -58,6 +58,11 @@ class Word2Vec(WordVectorsSpec):
         description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
     )
 
+    @property
+    def compiles(self) -> bool:
+        """Whether its steps may be computed by compiled code of their own, in fp32 on a processor (`models.word_kernels`)."""
+        return self.model == "cbow"
+
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:
         """The objective at work.
 
@@ -95,18 +100,18 @@ class Word2VecObjective(BaseObjective[Word2Vec, Any]):
         import torch
 
         seed = 0 if step == HELD_OUT else seed
-        sizes = np.array([len(example.tokens) for example in examples])
-        words = np.concatenate([example.tokens for example in examples])
+        tokens = [example.tokens for example in examples]
+        sizes, words = np.array([len(each) for each in tokens]), np.concatenate(tokens)
         texts = np.repeat(np.arange(len(examples)), sizes)
         positions = np.arange(len(words)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        rows = np.repeat(np.array([example.index for example in examples]), sizes)
+        rows = np.array([example.index for example in examples])
         if self.spec.subsample:
-            mask = _share(mix(seed, "kept", step, rows, positions)) < self.kept[words]
-            words, texts, positions, rows = words[mask], texts[mask], positions[mask], rows[mask]
-        wide = 1 + (mix(seed, "window", step, rows, positions) % np.uint64(self.spec.window)).astype(np.int32)
+            mask = _share(mix_on(mix(seed, "kept", step, rows)[texts], positions)) < self.kept[words]
+            words, texts, positions = words[mask], texts[mask], positions[mask]
+        wide = 1 + (mix_on(mix(seed, "window", step, rows)[texts], positions) % np.uint64(self.spec.window)).astype(np.int32)
         flat = _windows(words, texts, len(examples), wide, self.spec.window, lambda groups: self._noise(groups, seed, step))
         return Batch(
-            index=torch.tensor([example.index for example in examples]),
+            index=torch.from_numpy(rows),
             lengths=torch.tensor([example.size for example in examples]),
             flat=flat,
             each={"row": torch.tensor([example.facts["row"] for example in examples])},
@@ -125,9 +130,10 @@ class Word2VecObjective(BaseObjective[Word2Vec, Any]):
         """The logistic loss of the pairs and their negative samples, summed; the number of pairs (of CBOW: of words) is the count."""
         from luthier.objectives.windows import summed_loss
 
-        network: Any = model.network
+        vectors: Any = model
+        network, kernels = vectors.network, vectors.kernels
         windows, cbow = self.windows(batch), self.spec.model == "cbow"
-        total = summed_loss(network.words.weight, network.contexts.weight, windows, cbow)
+        total = summed_loss(network.words.weight, network.contexts.weight, windows, cbow, kernels)
         return Loss(total, float(((windows.pairs > 0) if cbow else windows.pairs).sum()))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -149,7 +155,8 @@ class Word2VecObjective(BaseObjective[Word2Vec, Any]):
         """The batch's words with their windows."""
         from luthier.objectives.windows import Windows
 
-        return Windows(batch.flat["words"], batch.flat["band"], batch.flat["noise"], self.spec.negatives, self.spec.window)
+        words, left, right, noise = (batch.flat[name] for name in ("words", "left", "right", "noise"))
+        return Windows(words, left, right, noise, self.spec.negatives, self.spec.window)
 
     def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
         """The words of the row that have a vector."""
@@ -176,14 +183,14 @@ def _windows(words: np.ndarray, texts: np.ndarray, rows: int, wide: np.ndarray, 
     """A step's tensors: what `Windows` holds, and the row of each word; one more than there are rows for those that fill up."""
     import torch
 
-    from luthier.objectives.windows import SHARING, make_band
+    from luthier.objectives.windows import SHARING, window_sides
 
-    band = make_band(texts, wide, reach)
-    count = band.shape[0] * band.shape[1]
+    left, right = window_sides(texts, wide)
+    count = len(left)
     filled = np.zeros(count + 2 * reach, dtype=np.int64)
     filled[reach : reach + len(words)] = words
     owners = np.full(count, rows, dtype=np.int64)
     owners[: len(texts)] = texts
     groups = max(1, count // SHARING)
-    tensors = {"words": filled, "texts": owners, "noise": noise(groups).astype(np.int64)}
-    return {"band": band, **{name: torch.from_numpy(values) for name, values in tensors.items()}}
+    arrays = {"words": filled, "left": left, "right": right, "texts": owners, "noise": noise(groups).astype(np.int64, copy=False)}
+    return {name: torch.from_numpy(values) for name, values in arrays.items()}

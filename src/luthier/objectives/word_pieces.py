@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 
 LONGEST = 512
 """Words of a piece: a window that is cut at its end costs one pair in a few hundred."""
@@ -81,8 +81,8 @@ class WordPieces(LazyExamples):
 
     def make(self, number: int) -> Example:
         """See `LazyExamples`."""
-        start, length = int(self.starts[number]), int(self.lengths[number])
-        owner = int(self.owners[number])
-        facts = {"at": int(self.at[number]), "row": owner}
+        start, length = self.starts.item(number), self.lengths.item(number)
+        owner = self.owners.item(number)
+        facts = {"at": self.at.item(number), "row": owner}
         inputs = {"tokens": self.words[start : start + length]}
         return Example(number, inputs, None, self.records[owner], max(length, 1), float(length > 1), facts=facts)

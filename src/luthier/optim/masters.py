@@ -15,7 +15,8 @@ from luthier.core.errors import ExperimentError
 from luthier.models.buffers import Buffers
 from luthier.models.compiled import Kernels
 from luthier.models.precision import round_weights_to
-from luthier.optim.optimizers import AdamW, decays
+from luthier.models.word_kernels import RowGradient, WordKernels
+from luthier.optim.optimizers import Adagrad, AdamW, decays
 from luthier.optim.sparse_rows import SparseRows
 
 MET = "/met"
@@ -41,7 +42,8 @@ class Masters:
         movable: names of the parameters that may ever move.
         factor: a parameter's multiple of the learning rate, by name.
         sparse_rows: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # name → (tokens,)
-        kernels: the compiled ones, where they are used: a step of AdamW is then one pass, and gradients of one micro-batch wait as they come.
+        kernels: the compiled ones, where they are used: a step of AdamW is then one pass, and gradients of one micro-batch wait as they come; those of
+            word vectors move rows by AdaGrad.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Masters:
         movable: set[str],
         factor: Callable[[str], float],
         sparse_rows: Mapping[str, Tensor] | None = None,
-        kernels: Kernels | None = None,
+        kernels: Kernels | WordKernels | None = None,
     ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}
@@ -69,6 +71,7 @@ class Masters:
         self._rooms: dict[str, Tensor] = {}
         self._waiting: dict[str, Tensor] = {}  # gradients that came once, in bf16
         self._kernels: Any = kernels if copies and isinstance(optimizer, AdamW) else None
+        self._row_kernels = kernels if isinstance(kernels, WordKernels) and isinstance(optimizer, Adagrad) else None
         for name in self.inner if copies else self.sparse_rows:
             self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
@@ -183,7 +186,8 @@ class Masters:
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
         moved = self._step_in_one_pass(shrink / count)
-        if gradients:
+        self._move_rows()
+        if any(master.grad is not None for master in self.outer.values()):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.copy_to_model(moved)
@@ -247,6 +251,20 @@ class Masters:
         done = set(self._waiting)
         self._waiting.clear()
         return done
+
+    def _move_rows(self) -> None:
+        """Take AdaGrad's step for the sparse gradients in one pass each, where there are kernels for it."""
+        if self._row_kernels is None:
+            return
+        for group, names in zip(self.optimizer.param_groups, self.groups.values(), strict=True):
+            for name in names:
+                master = self.outer[name]
+                if master.grad is None or not master.grad.is_sparse:
+                    continue
+                state, gradient = self.optimizer.state[master], RowGradient(master.grad._indices()[0], master.grad._values())
+                state["step"] += 1
+                self._row_kernels.adagrad_(master.detach(), state["sum"], gradient, group["lr"], self.spec.eps)
+                master.grad = None
 
     def copy_to_model(self, done: Collection[str] = ()) -> None:
         """Put the precise weights into the network, rounded to what it computes in; `done`: names of those that are there."""

@@ -22,7 +22,7 @@ from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.cross_validation import cross_validate
 from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
 from luthier.pilot.stages.finish import finish, judge_and_package
-from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
+from luthier.pilot.stages.finish_time import limit_baseline_rows, read_planned_closing
 from luthier.pilot.stages.least_budget import check_budget_of_base
 from luthier.pilot.stages.options import limit_to_positions
 from luthier.pilot.stages.plan_training import plan_training
@@ -111,7 +111,7 @@ def _run_stages(
         run.event("started", clock=clock())
         limit = time_limit(context)
         best = Fit(run, work, reporter, signals, watchers, limit).finish()
-        keep_to_time(context, work, limit, read_planned_closing(run))
+        limit_baseline_rows(context, work, limit, read_planned_closing(run))
         tell_cuts(run, reporter)
         judge_and_package(context, experiment, work, best)
     return run

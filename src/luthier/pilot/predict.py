@@ -16,7 +16,7 @@ from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.models.store import resolve
-from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, describe_threshold, load_bundle, resolve_bundle
+from luthier.pilot.stages.opened_bundle import Say, choose_threshold, describe_threshold, load_bundle, postprocess, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 
@@ -69,12 +69,12 @@ def predict(
     model, objective = load_bundle(base)
     cuts = objective.cuts(rows)
     if any(cuts):
-        say(_describe_cuts(cuts, objective.against_cuts()))
+        say(_describe_cuts(cuts, objective.remedy_for_cuts()))
     if told is not None:
         expected = describe_threshold(base, abstain_below, error_below)
         if expected:
             told(expected)
-    predictions = [decide(prediction, top, threshold) for prediction in family.predict(model, objective, rows, limit)]
+    predictions = [postprocess(prediction, top, threshold) for prediction in family.predict(model, objective, rows, limit)]
     predictions = [
         {"row": record.row, **prediction, **({"cut": sum(text.lost for text in cut)} if cut else {})}
         for record, prediction, cut in zip(rows, predictions, cuts, strict=True)

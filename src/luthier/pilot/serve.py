@@ -22,13 +22,13 @@ from luthier.evaluation.abstention import Abstention
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.base import Base
-from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, load_bundle, resolve_bundle
+from luthier.pilot.stages.opened_bundle import Say, choose_threshold, load_bundle, postprocess, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 from luthier.pilot.stages.serving_engines import OpenedEngine, check_engine, open_engine_network, open_llama, open_onnx
 from luthier.pilot.stages.serving_precision import check_precision, record_int8, texts_to_compare
 from luthier.serving.image_rows import predict_images, read_images
 from luthier.serving.limits import Limits
-from luthier.serving.prediction import PredictionQueue, poll_inside
+from luthier.serving.prediction_queue import PredictionQueue, poll_inside
 from luthier.serving.prompts import Prompts
 from luthier.serving.service import ServedModel, Service
 
@@ -168,7 +168,7 @@ def load_model(
     counters = token_counters(objective, family, context)
     return ServedModel(
         name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
-        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=decide,
+        read=lambda rows: read_rows(family, objective.input, rows, limits), postprocess=postprocess,
         choose_threshold=lambda top, abstain_below, error_below: choose_threshold(base, family, top, abstain_below, error_below),
         count_tokens=counters[0], refuse_long=counters[1], engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
     )  # fmt: skip

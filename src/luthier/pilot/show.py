@@ -64,10 +64,11 @@ class ShownImage:
         file: the image.
         line: its row.
         part: train, validation or test.
-        target: its class.
+        target: its class or number; empty where it has none.
         width: in pixels.
         height: in pixels.
         page: where the image and its views can be looked at; None where no page was asked for.
+        is_class: whether the target is a class.
     """
 
     file: str
@@ -77,6 +78,7 @@ class ShownImage:
     width: int
     height: int
     page: str | None
+    is_class: bool
 
 
 @accepts_frames
@@ -167,4 +169,13 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
         write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, images, augment.images.model_dump())
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
-    return ShownImage(str(file), record.row, part, label, int(values[WIDTH]), int(values[HEIGHT]), str(page) if page else None)
+    return ShownImage(
+        str(file),
+        record.row,
+        part,
+        label,
+        int(values[WIDTH]),
+        int(values[HEIGHT]),
+        str(page) if page else None,
+        dataset.reader.kind.learns != "number",
+    )

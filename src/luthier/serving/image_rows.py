@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.core.types import Record
-from luthier.serving.prediction import Predict
+from luthier.serving.prediction_queue import Predict
 
 BEGINNINGS = (
     (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF87a", ".gif"), (b"GIF89a", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.errors import LuthierError, ModelError
 from luthier.serving.counters import Counters
 from luthier.serving.limits import Limits
-from luthier.serving.prediction import PredictionQueue
+from luthier.serving.prediction_queue import PredictionQueue
 
 if TYPE_CHECKING:
     from luthier.core.types import Record
@@ -41,7 +41,7 @@ class ServedModel:
         about: what `/info` tells of it.
         queue: in front of the family's `predict`.
         read: rows as a client sent them, each an object of columns → rows that were checked; raises `DataError`.
-        decide: a prediction, `top`, the threshold → what is answered.
+        postprocess: a prediction, `top`, the threshold → what is answered.
         choose_threshold: `top`, `abstain_below`, `error_below` → the confidence below which the label is left out, or None; raises `ExperimentError` where they do not fit.
         count_tokens: of texts.
         refuse_long: refuses rows that are longer than the model reads; raises `DataError`.
@@ -58,7 +58,7 @@ class ServedModel:
     about: dict[str, Any]
     queue: PredictionQueue
     read: Callable[[list[dict[str, Any]]], list[Record]]
-    decide: Callable[[dict[str, Any], int | None, float | None], dict[str, Any]]
+    postprocess: Callable[[dict[str, Any], int | None, float | None], dict[str, Any]]
     choose_threshold: Callable[[int | None, float | None, float | None], float | None]
     count_tokens: Callable[[Sequence[str]], int]
     refuse_long: Callable[[Sequence[Record]], None]

@@ -1,4 +1,8 @@
-"""Where a run starts from, and what a search varies around it; what suits one family alone stands in its file."""
+"""Where a run starts from, and what a search varies around it.
+
+The values and their reasons are not here: each family gives its own (`defaults` and `learning_rate` in `families/`; of texts from the tables of
+`families/text_defaults.py`). `choose` makes an experiment of them.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +136,7 @@ def choose(
     own: bool = False,
     seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
-    """An experiment for these rows, with the reason for each value.
+    """Make an experiment for these rows of what the family gives as `defaults`, with the reason for each value.
 
     Args:
         dataset: the rows.

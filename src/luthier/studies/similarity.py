@@ -181,13 +181,13 @@ class Nearness:
         kind: close, between or far.
         room: how much there is to learn: for classes, which part of what guessing leaves the best floor leaves too; for text, the bits a byte
             above those of plain English.
-        rate: what the usual learning rate may be multiplied by to start from; a hypothesis that a search should test.
+        learning_rate_factor: what the usual learning rate may be multiplied by to start from; a hypothesis that a search should test.
         reason: why.
     """
 
     kind: Literal["close", "between", "far"]
     room: float
-    rate: float
+    learning_rate_factor: float
     reason: str
 
 

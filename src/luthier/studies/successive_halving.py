@@ -131,7 +131,7 @@ class SuccessiveHalving:
         for index, rung in enumerate(self.rungs):
             for start in range(0, len(alive), self.workers):
                 self._hear()
-                self._keep_to_time(index, alive)
+                self._drop_late_trials(index, alive)
                 self._come_to(index, rung, alive[start : start + self.workers])
             self._hear()
             alive = self._decide(index, rung, alive)
@@ -142,7 +142,7 @@ class SuccessiveHalving:
             self.study.add_entry("won", trial=winner, end="")
         return self.trials[winner], self._entrant(winner)
 
-    def _keep_to_time(self, index: int, alive: Sequence[int]) -> None:
+    def _drop_late_trials(self, index: int, alive: Sequence[int]) -> None:
         """Where the time is too short to bring another trial to this rung and the best one to its end, those that have not come here are dropped."""
         standing = [trial for trial in alive if trial not in self.stopped]
         waiting = [trial for trial in standing if (index, trial) not in self.standings]

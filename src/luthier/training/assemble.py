@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Objective
+from luthier.core.interfaces import Adaptation, Objective, TrainableModel
 from luthier.core.types import Example, Record
 from luthier.core.words import with_article
-from luthier.data.examples import Joined
+from luthier.data.lazy_examples import Joined
 from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import compiled
 from luthier.models.base import Base
 from luthier.models.frozen_cache import MOST, FrozenLayerCache
+from luthier.models.trainable import TrainableNetwork
 from luthier.optim.masters import Masters
 from luthier.training.devices import device
 from luthier.training.steps import Work
 
 
-def load_model(experiment: Experiment, base: Base | None) -> Any:
+def load_model(experiment: Experiment, base: Base | None) -> TrainableNetwork:
     """The experiment's network, in fp32, on the device."""
     spec: Any = experiment.objective
-    model: Any = family_of(spec.kind).load(spec, experiment.model, base, experiment.seed)
+    model = cast(TrainableNetwork, family_of(spec.kind).load(spec, experiment.model, base, experiment.seed))  # any family's: see the type
     return model.to(device())
 
 
@@ -107,7 +108,7 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = lr_multipliers(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
+    kernels = load_kernels(model) if experiment.training.kernels == "compiled" else None
     sparse = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, sparse, kernels)
     model.frozen_cache = make_frozen_cache(
@@ -118,15 +119,23 @@ def build(
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 
 
+def load_kernels(model: Any) -> Any:
+    """The compiled kernels, in use: a model's own where it has such; None where nothing of it is known to any."""
+    if hasattr(model, "load_kernels"):
+        return model.load_kernels()
+    return model.use(compiled.load()) if hasattr(model, "use") else None
+
+
 def make_frozen_cache(
-    experiment: Experiment, model: Any, examples: Sequence[Example], dtype: torch.dtype, known: FrozenLayerCaches
+    experiment: Experiment, model: TrainableModel, examples: Sequence[Example], dtype: torch.dtype, known: FrozenLayerCaches
 ) -> FrozenLayerCache | None:
     """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step or are padded, or it would be too much to keep."""
     adaptation: Any = experiment.adaptation
     depth = adaptation.frozen_blocks(model, 1.0)
     if not depth or not model.packs or experiment.augment.share:
         return None
-    width = model.network.config.hidden_size
+    network: Any = model.network  # of transformers, which has no type
+    width = network.config.hidden_size
     if FrozenLayerCache.bytes(examples, width, dtype) > MOST:
         return None
     key = (depth, dtype, experiment.model.base, FrozenLayerCache.fingerprint(examples))
@@ -135,7 +144,7 @@ def make_frozen_cache(
     return known[key]
 
 
-def sparse_tokens(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
+def sparse_tokens(model: TrainableModel, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
     """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where rows are no tokens, or where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
@@ -158,7 +167,7 @@ def sparse_tokens(model: Any, examples: Sequence[Example], objective: Objective)
     return {name: torch.from_numpy(np.flatnonzero(seen)).to(embedding.weight.device)}
 
 
-def lr_multipliers(model: Any, optimizer: Any, adaptation: Any) -> Any:
+def lr_multipliers(model: TrainableModel, optimizer: Any, adaptation: Adaptation) -> Callable[[str], float]:
     """Return a function from a parameter's name to its multiple of the learning rate: the head may have its own, lower blocks may learn more slowly."""
     names = {id(parameter): name for name, parameter in model.network.named_parameters()}
     heads = {names[id(parameter)] for module in getattr(model, "head", []) for parameter in module.parameters()}

@@ -1,4 +1,8 @@
-"""Checkpoints: weights, optimizer and the state of the evaluation, written aside, hashed, then put in place; damaged ones are passed over."""
+"""Checkpoints: written aside, hashed, then put in place; damaged ones are passed over.
+
+A checkpoint is a folder: `model.safetensors` (the precise weights, the persistent buffers, and of an embedding the tokens whose rows are kept),
+`optimizer.safetensors` (of those that a run can go on from), `state.json` (the step, and `state` of the `Evaluator`) and `manifest.json` (the hashes).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from luthier.core.run import Run, disk_problem, file_hash, name_disk_errors, wri
 from luthier.optim.masters import Masters
 
 LONG = 1.0
-"""Seconds from which on waiting for the disk is worth an event."""
+"""Seconds from which on waiting for the disk is written down as an event."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,23 @@ class Checkpoint:
         masters.restore(load_file(self.folder / "model.safetensors"), state)
 
 
-def space(masters: Masters) -> tuple[int, int]:
-    """Bytes on the disk that the checkpoints of a run take: in a run too short for any but the best ones, and at most.
+def disk_bytes(masters: Masters) -> tuple[int, int]:
+    """How much of the disk the checkpoints of a run take.
 
     Args:
         masters: weights and optimizer.
+
+    Returns:
+        Bytes in a short run, which keeps its best weights alone; and at most, in a run that is long enough to be resumed.
     """
     buffers = sum(tensor.nbytes for tensor in masters.buffers().values())
     weights = sum(tensor.nbytes for tensor in masters.weights().values())
     full = 3 * weights + buffers  # and two moments
-    return 2 * (weights + buffers), weights + buffers + 3 * full  # the best; two to resume from, and one being written
+    short = 2 * (weights + buffers)  # the best, and a better one that is being written
+    return short, weights + buffers + 3 * full  # the best; two to resume from, and one that is being written
 
 
-def name_of(step: int) -> str:
+def folder_name(step: int) -> str:
     """The folder of a step's checkpoint."""
     return f"step-{step:06d}"
 
@@ -81,7 +89,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool, buffers:
         DiskFull: there is no space; earlier checkpoints are as they were.
         DiskFailed: the disk reports a fault; earlier checkpoints are as they were.
     """
-    final = run.folder / "checkpoints" / name_of(state["step"])
+    final = run.folder / "checkpoints" / folder_name(state["step"])
     if final.exists() and not full:
         return final
     aside = final.with_name(f".{final.name}.tmp")
@@ -174,7 +182,7 @@ class Writer:
             if full:
                 self.cost = time.monotonic() - began
 
-        self._thread = threading.Thread(target=write, name=name_of(state["step"]))
+        self._thread = threading.Thread(target=write, name=folder_name(state["step"]))
         self._thread.start()
 
     def wait(self) -> None:
@@ -233,7 +241,7 @@ def verify(folder: Path) -> Checkpoint:
         state = json.loads((folder / "state.json").read_text())
     except OSError as problem:
         raise RunError(f"{folder} cannot be read: {problem.strerror}") from problem
-    if state["step"] != step or folder.name != name_of(step):
+    if state["step"] != step or folder.name != folder_name(step):
         raise RunError(f"{folder}: the manifest is of step {step}, the state of step {state['step']}")
     return Checkpoint(folder, state)
 
@@ -253,7 +261,7 @@ def newest(run: Run) -> Checkpoint | None:
     for leftover in (run.folder / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for step in steps_kept(run):
-        folder = run.folder / "checkpoints" / name_of(step)
+        folder = run.folder / "checkpoints" / folder_name(step)
         weights_only = folder.is_dir() and not (folder / "optimizer.safetensors").exists() and _names_no_optimizer(folder)
         if weights_only:
             continue
@@ -276,21 +284,21 @@ def _names_no_optimizer(folder: Path) -> bool:
 
 def tidy(run: Run, keep: Set[int], full_kept: int = 2) -> None:
     """Delete checkpoints that are neither among the newest full ones nor in `keep`."""
-    full = [step for step in steps_kept(run) if (run.folder / "checkpoints" / name_of(step) / "optimizer.safetensors").exists()]
+    full = [step for step in steps_kept(run) if (run.folder / "checkpoints" / folder_name(step) / "optimizer.safetensors").exists()]
     for step in steps_kept(run):
         if step not in keep and step not in full[:full_kept]:
-            shutil.rmtree(run.folder / "checkpoints" / name_of(step), ignore_errors=True)
+            shutil.rmtree(run.folder / "checkpoints" / folder_name(step), ignore_errors=True)
 
 
-def close(run: Run, best: int) -> None:
-    """Of a run that is over the best weights stay, in full precision; what it would take to go on does not.
+def keep_best_only(run: Run, best: int) -> None:
+    """Delete the checkpoints of a run that is over but the best, of which the weights stay, in full precision, without the optimizer's state.
 
     Args:
         run: its folder.
         best: the step of its best evaluation.
     """
     tidy(run, {best}, full_kept=0)
-    folder = run.folder / "checkpoints" / name_of(best)
+    folder = run.folder / "checkpoints" / folder_name(best)
     state = folder / "optimizer.safetensors"
     if state.exists():
         manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,4 +1,7 @@
-"""A time budget that is watched while a run trains: late runs get fewer steps, and their learning rate still falls to zero."""
+"""A time budget that is watched while a run trains: late runs get fewer steps, and their learning rate still falls to zero.
+
+What comes after the last step (verdict, bundle, report) is called the closing; `pilot/stages/finish_time.py` knows what it takes.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,11 @@ class Speed:
         return (self.span - slowest[0]) / max(tokens, 1) * self.tokens
 
     def over(self, steps: int) -> float:
-        """Seconds that an average step takes, from the last so many alone."""
+        """Seconds that an average step takes, from the last so many steps alone.
+
+        Args:
+            steps: to look back; at least two are.
+        """
         some = list(self.seen)[-max(2, steps) :]
         return sum(seconds for seconds, _ in some) / max(sum(tokens for _, tokens in some), 1) * self.tokens
 
@@ -129,7 +136,7 @@ class Deadline:
         self.late_steps += 1
         if now + self.limit.closing >= self.limit.seconds * LATE:
             self._cut(step.number, now)
-        elif now + self.closing(self.slower) + self._rest(step.number) <= self.limit.seconds * LATE:
+        elif now + self.closing_seconds(self.slower) + self._rest(step.number) <= self.limit.seconds * LATE:
             self.late_since = None
         elif self.late_since is None:
             self.late_since, self.late_steps = now, 0
@@ -147,7 +154,7 @@ class Deadline:
         """How many times slower a step is than planned."""
         return self.speed.step / max(self.limit.step, 1e-9)
 
-    def closing(self, slower: float) -> float:
+    def closing_seconds(self, slower: float) -> float:
         """Seconds that verdict, bundle and report would take now; half of the budget at most, for the closing can do with less.
 
         Args:
@@ -171,7 +178,7 @@ class Deadline:
         # what made it late is newer than the window: the steps since then tell how fast it is now
         step = max(self.speed.step, self.speed.over(self.late_steps)) if self.late_since is not None else self.speed.step
         slower = step / max(self.limit.step, 1e-9)
-        left = self.limit.seconds * AIM - now - self.closing(slower)
+        left = self.limit.seconds * AIM - now - self.closing_seconds(slower)
         cut = fitting_cut(number, before, left, step, self.evaluation, self._evaluations(number), self.best() > 0)
         why = lateness_reason(slower)
         factor = self.work.progress(number)[1]

@@ -21,7 +21,7 @@ from torch.utils import deterministic
 from luthier.core.errors import ExperimentError
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
-from luthier.models import compiled
+from luthier.models import compiled, word_kernels
 from luthier.models.base import COMPILED, Base
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
@@ -46,34 +46,39 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     """
     training = experiment.training
     dtype = choose_dtype(training.dtype)
-    kernels = choose_kernels(training.kernels, dtype, base)
-    width = base.width if base is not None else getattr(experiment.objective, "width", 0)
+    objective: Any = experiment.objective
+    kernels = choose_kernels(training.kernels, dtype, base, getattr(objective, "compiles", False))
+    width = base.width if base is not None else getattr(objective, "wide", getattr(objective, "width", 0))
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
     chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
 
 
-def choose_kernels(asked: str, dtype: str, base: Base | None) -> str:
-    """Which kernels the model computes by: the compiled ones on a processor with tiles, where they are kept.
+def choose_kernels(asked: str, dtype: str, base: Base | None, own: bool = False) -> str:
+    """Which kernels the model computes by: the compiled ones on a processor with tiles, where they are kept; those of an objective that has its own, where there is a compiler.
 
-    On tiles products are so fast that what lies between them takes most of a step.
+    On tiles products are so fast that what lies between them takes most of a step. An objective's own code is compiled in seconds.
 
     Args:
         asked: auto, plain or compiled.
         dtype: what the model computes in.
         base: that is trained.
+        own: whether the objective has compiled code of its own, which computes in fp32.
 
     Raises:
         ExperimentError: compiled kernels are asked for where they cannot be used.
     """
-    if asked == "compiled" and (dtype != "bfloat16" or torch.cuda.is_available()):
+    computes_in = "float32" if own else "bfloat16"
+    if asked == "compiled" and (dtype != computes_in or torch.cuda.is_available()):
         raise ExperimentError(
-            f"training.kernels=compiled is for bfloat16 on a processor, and this run computes in {dtype} on {device().type}",
+            f"training.kernels=compiled is for {computes_in} on a processor{' here' if own else ''}, and this run computes in {dtype} on {device().type}",
             "set training.kernels=auto",
         )
     if asked != "auto":
         return asked
+    if own:
+        return "compiled" if dtype == computes_in and not torch.cuda.is_available() and word_kernels.can_be_had() else "plain"
     return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_cached() else "plain"
 
 

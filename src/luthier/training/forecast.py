@@ -7,15 +7,16 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.data.batches import choose
+from luthier.data.batches import choose_rows
 from luthier.evaluation.score import score
-from luthier.training.checkpoints import space
+from luthier.models.pretrained import PackedNetwork
+from luthier.training.checkpoints import disk_bytes
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import EvaluationSchedule
 
@@ -82,7 +83,7 @@ def peak() -> int:
 
 def disk(work: Work) -> tuple[int, int]:
     """Bytes that a run folder grows to, at least and at most: checkpoints and the bundle; rows and curves are small beside them."""
-    least, most = space(work.masters)
+    least, most = disk_bytes(work.masters)
     bundle = sum(parameter.nbytes for parameter in work.model.network.parameters())
     return least + bundle, most + bundle
 
@@ -95,7 +96,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
         seconds: after which no further step is begun (two are always taken).
     """
     training = work.experiment.training
-    order = [choose(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
+    order = [choose_rows(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
     sizes = np.array([example.size for example in work.train])
     tokens = np.array([int(sizes[chosen].sum()) for chosen in order])
     by_size = np.argsort(tokens, kind="stable")
@@ -148,7 +149,7 @@ def _batch(work: Work, chosen: np.ndarray) -> Batch:
 
 def _forward_tokens(work: Work, part: Batch) -> int:
     """Tokens of a piece that go through the network."""
-    shared_prefix = work.model.shared_prefix(part) if work.model.packs else None
+    shared_prefix = cast(PackedNetwork, work.model).shared_prefix(part) if work.model.packs else None
     return part.size if shared_prefix is None else len(shared_prefix.kept)
 
 

@@ -139,7 +139,7 @@ def _with_answers(small: Work, examples: Sequence[Example], scores: Scores, repo
     rows = min(small.objective.answered, len(small.validation))
     seconds = (time.monotonic() - began) * rows / max(1, min(rows, len(examples)))
     name = small.objective.metrics[0]
-    reporter.say(f"each evaluation also generates {rows} answers: about {seconds:.0f} s, because {name} decides")
+    reporter.say(f"each evaluation also generates {rows} answers: about {max(1, round(seconds))} s, because {name} decides")
     return result, seconds
 
 
@@ -244,8 +244,8 @@ def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores)
         late <= 1.05 * first and (ended <= allowed or (max(began / KNOWS, ended) < guessing and _as_often_right(before, after)))
     ):
         return None
-    return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
-                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+    return Finding(check="smoke.learning_rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
+                   evidence={"before": began, "after": ended, "learning_rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
 
 
 def _as_often_right(before: Scores, after: Scores) -> bool:
@@ -269,7 +269,9 @@ def _labels_unpredictable(probe: Scores | None, prior: Scores | None, untold: st
 
 
 def _answers_unrelated(work: Work, examples: Sequence[Example]) -> Finding | None:
-    """Whether an answer is likelier after its own prompt than after another row's."""
+    """Whether an answer is likelier after its own prompt than after another row's; a network from scratch cannot know that after so few steps."""
+    if not work.experiment.model.base:
+        return None
     objective: Objective = work.objective
     rows = [example for example in examples if example.size <= 400][:12]
     swapped = objective.swap_inputs(rows)
@@ -278,5 +280,5 @@ def _answers_unrelated(work: Work, examples: Sequence[Example]) -> Finding | Non
     value, low, _ = paired_interval("loss", score(work.model, objective, rows, answers=0), score(work.model, objective, swapped, answers=0))
     if low > 0:
         return None
-    return Finding(check="smoke.answers", severity="warning", claim="the answers are no likelier after their own prompts than after other rows'",
-                   evidence={"gain_in_nats": value, "low": low, "rows": len(rows)}, remedy="check that prompts and answers belong together")  # fmt: skip
+    return Finding(check="smoke.answers", severity="warning", claim="what is to be written is no likelier after its own input than after another row's",
+                   evidence={"gain_in_nats": value, "low": low, "rows": len(rows)}, remedy="check that inputs and targets belong together (a shuffled or shifted column looks like this)")  # fmt: skip

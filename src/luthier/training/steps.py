@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 from luthier.core.errors import OutOfMemory
 from luthier.core.interfaces import Adaptation, Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.core.words import plural
-from luthier.data.batches import choose, steps_in_epoch
+from luthier.data.batches import choose_rows, steps_in_epoch
 from luthier.experiment import Experiment
 from luthier.models.memory import gc_frozen, is_out_of_memory, release_memory, smaller_limit
+from luthier.models.trainable import TrainableNetwork
 from luthier.optim.masters import Masters
 from luthier.optim.schedules import Cut, progress, valid_cuts
 
@@ -24,7 +25,7 @@ class Work:
     Args:
         experiment: what was asked for.
         objective: knows what a batch means.
-        model: a `TrainableModel` that is an `nn.Module` too, for which there is no type; its dropout is keyed by its `dropout_keys`.
+        model: the network; its dropout is keyed by its `dropout_keys`.
         masters: the precise weights and their optimizer.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
@@ -39,7 +40,7 @@ class Work:
 
     experiment: Experiment
     objective: Objective
-    model: Any
+    model: TrainableNetwork
     masters: Masters
     train: Sequence[Example]
     validation: Sequence[Example]
@@ -86,7 +87,8 @@ class Work:
         if training.sampling == "balanced" and self._classes is None:
             self._classes = tuple(example.stratum or 0 for example in self.train)
         return [
-            self.train[position] for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
+            self.train[position]
+            for position in choose_rows(step, len(self.train), training.batch_size, self.experiment.seed, self._classes).tolist()
         ]
 
 
@@ -168,7 +170,7 @@ def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
 
 
 def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
-    """The same, as long as memory suffices; None where it does not."""
+    """The summed loss and count of the step's micro-batches, their gradients left in the masters; None where memory does not suffice."""
     seed, model = work.experiment.seed, work.model
     total, count = 0.0, 0.0
     try:

@@ -14,7 +14,7 @@ from luthier.core.types import Step
 from luthier.training import checkpoints
 from luthier.training.deadline import Deadline, TimeLimit, cuts_of
 from luthier.training.steps import Work, steps
-from luthier.training.watchers import Checkpointer, EarlyStop, Evaluator, Finite, MetricsFile, Signals
+from luthier.training.watchers import Checkpointer, EarlyStop, Evaluator, MetricsFile, Signals, StopWhereNotFinite
 
 
 class Fit:
@@ -42,17 +42,17 @@ class Fit:
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.events_named("trained"))
-        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, reporter.step]
+        self.watchers: list[Watcher] = [self.metrics, StopWhereNotFinite(work, self.metrics), self.evaluator, reporter.step]
         self.more = more
         self.evaluator.latest = _latest_evaluation(run)
         stopped = run.events_named("stopped_by_watcher")
         self.stop_at = stopped[-1]["step"] if stopped else 0  # where a watcher stopped the run once, it stops again
         self.deadline: Deadline | None = None
         if limit is not None:
-            self.keep_to(limit)
+            self.set_time_limit(limit)
 
-    def keep_to(self, limit: TimeLimit) -> None:
-        """Watch the clock from here on.
+    def set_time_limit(self, limit: TimeLimit) -> None:
+        """Watch the clock from here on; the first limit holds.
 
         Args:
             limit: the time to keep to.
@@ -144,8 +144,8 @@ class Fit:
             self.evaluator.evaluate(self.done, last=True)
         raise EarlyStop
 
-    def keep(self) -> None:
-        """Write what is needed to go on from here in another process."""
+    def save_checkpoint(self) -> None:
+        """Write a full checkpoint of this step, so that another process can go on from it."""
         if self.done and not self.over:
             self.checkpointer.save(self.done)
             self.writer.wait()
@@ -207,7 +207,7 @@ def _restore_best(run: Run, work: Work, best: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RunError: they are no longer there.
     """
-    folder = run.folder / "checkpoints" / checkpoints.name_of(best["step"])
+    folder = run.folder / "checkpoints" / checkpoints.folder_name(best["step"])
     if not folder.is_dir():
         raise RunError(f"the best checkpoint, {folder}, is gone", "start again in another folder")
     checkpoints.verify(folder).restore(work.masters)

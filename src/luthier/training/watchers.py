@@ -1,4 +1,4 @@
-"""Watchers, called after each step: metrics file, evaluation with early stopping, checkpoints, signals. One that raises ends the run."""
+"""Watchers, called after each step: metrics file, divergence, evaluation with early stopping, checkpoints; and signals. One that raises ends the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from luthier.evaluation.metrics import measure, metric_of
 from luthier.evaluation.score import score
 from luthier.families import family_of
 from luthier.optim.schedules import Cut, share_done
-from luthier.training.checkpoints import Writer, name_of
+from luthier.training.checkpoints import Writer, folder_name
 from luthier.training.steps import Work
 
 SAMPLES = 8
@@ -64,7 +64,7 @@ class MetricsFile:
         self.flushed = self.last = time.monotonic()
 
 
-class Finite:
+class StopWhereNotFinite:
     """Stops a run whose loss is no longer a number, and names the rows of that step."""
 
     def __init__(self, work: Work, metrics: MetricsFile) -> None:
@@ -192,7 +192,7 @@ class Evaluator:
             (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
             {"loss": scores.loss, "count": scores.count},
-            self.run.folder / "validation_losses" / f"{name_of(number)}.safetensors",
+            self.run.folder / "validation_losses" / f"{folder_name(number)}.safetensors",
         )
         if scores.probabilities is not None:
             self.run.append("samples.jsonl", *[
@@ -267,8 +267,8 @@ class Checkpointer:
         self.last = time.monotonic()
 
 
-LATE = 2.0
-"""Seconds after a stop in which another signal means the same stop: people press Ctrl-C twice."""
+SAME_STOP_SECONDS = 2.0
+"""Seconds after a stop in which one more signal still means that stop: people press Ctrl-C twice."""
 
 
 class Signals:
@@ -330,5 +330,5 @@ class _Late:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """A signal has come."""
-        if time.monotonic() - self.since > LATE:
+        if time.monotonic() - self.since > SAME_STOP_SECONDS:
             self.before(number, frame)

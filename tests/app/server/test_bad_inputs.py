@@ -75,6 +75,7 @@ FIELDS: list[tuple[str, dict[str, Any], int, str]] = [
     (COMPLETE, complete(prompt=[10**7]), 400, "prompt"),
     (COMPLETE, complete(prompt=[-1]), 400, "prompt.0"),
     (COMPLETE, complete(prompt={"a": 1}), 400, "prompt"),
+    (COMPLETE, complete(prompt=["x"] * 40), 400, "prompt"),
     (COMPLETE, complete(prompt="word " * 2000), 422, "prompt"),
     (COMPLETE, complete(logprobs=10**6), 400, "logprobs"),
     (COMPLETE, complete(response_format={"type": "json"}), 400, "response_format"),

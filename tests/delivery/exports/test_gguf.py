@@ -229,6 +229,16 @@ def byte_level(*steps: Any, vocab: dict[str, int] | None = None, **model: Any) -
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
 
 
+def single_bytes() -> PreTrainedTokenizerFast:
+    """As a language model from scratch has on little text."""
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 def split(pattern: str) -> Any:
     from tokenizers import Regex
 
@@ -252,6 +262,7 @@ def test_the_way_words_are_cut_is_known_by_llama_cpps_name_for_it() -> None:
     [
         (byte_level(split(r"\w+"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), r"cuts words by \w+"),
         (byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)), "puts a space before each text"),
+        (single_bytes(), "its tokens are single bytes"),
         (byte_level(pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)), "Punctuation"),
         (PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))), "WordPiece"),
     ],

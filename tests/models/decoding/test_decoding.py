@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models import compiled
+from luthier.models import compiled, shared_library
 from luthier.models.decoding import compiled_step
 from luthier.models.decoding.choice import choose_decoder
 from luthier.models.decoding.compiled_step import CompiledDecoder
@@ -202,7 +202,7 @@ def test_code_of_another_processor_that_shares_the_home_is_not_loaded(monkeypatc
     names = set()
     for change in ((), ("sse avx", "sse avx avx512f"), ("One", "Other"), ("processor\t: 1", "processor\t: 2")):
         lines = [line.replace(*change) if change else line for line in here]
-        monkeypatch.setattr(compiled_step, "_processor_lines", lambda lines=lines: lines)
+        monkeypatch.setattr(shared_library, "_processor_lines", lambda lines=lines: lines)
         names.add(compiled_step.library_file().name)
     assert len(names) == 3  # the number of a processor is none of its properties
 

@@ -7,7 +7,7 @@ from typing import Any
 from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.pilot.serve import TextTooLong
 from luthier.serving.interface import EngineClosed, EngineFailed, EngineFull, RequestRefused
-from luthier.serving.prediction import QueueClosed, QueueFull
+from luthier.serving.prediction_queue import QueueClosed, QueueFull
 from luthier.serving.service import NotReady
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

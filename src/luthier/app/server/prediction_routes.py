@@ -217,7 +217,7 @@ async def ask(
         raise refused from None
     service.counters.add("luthier_rows_total", len(rows))
     request.scope["luthier"].more.append(f"{len(rows)} row{'s' * (len(rows) != 1)}")
-    return [model.decide(one, options.top, threshold) for one in answers]
+    return [model.postprocess(one, options.top, threshold) for one in answers]
 
 
 async def refuse_long(model: ServedModel, records: Sequence[Record]) -> None:

@@ -11,6 +11,12 @@ from luthier.app.server.errors import Refused
 from luthier.app.server.requests import NOT_SUPPORTED
 from luthier.core.errors import nearest
 
+KINDS = {
+    "string_type": "a text", "dict_type": "an object", "model_type": "an object", "model_attributes_type": "an object",
+    "list_type": "a list", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+}  # fmt: skip
+"""What pydantic misses → what is meant, for a field that may be several things."""
+
 
 def explain(problems: Sequence[Any], route: Any, body: Any) -> Refused:
     """The first of pydantic's problems as an answer.
@@ -20,9 +26,15 @@ def explain(problems: Sequence[Any], route: Any, body: Any) -> Refused:
         route: that was asked; it knows the fields.
         body: as it was sent.
     """
-    first = max(problems, key=lambda problem: (problem["type"] == "extra_forbidden", len(_path(problem, body)[1])))
+    ranks = ("too_long", "extra_forbidden")  # of a union: that a list is too long, though its items would fit
+    first = max(
+        problems, key=lambda problem: (ranks.index(problem["type"]) if problem["type"] in ranks else -1, len(_path(problem, body)[1]))
+    )
     where, path = _path(first, body)
     name = ".".join(str(part) for part in path)
+    kinds = dict.fromkeys(KINDS[problem["type"]] for problem in problems if problem["type"] in KINDS and _path(problem, body)[1] == path)
+    if first["type"] in KINDS and len(kinds) > 1:
+        return Refused(400, f"{name}: should be {' or '.join(kinds)}", name, "invalid_value")
     if first["type"] == "extra_forbidden":
         last = str(path[-1])
         if last in NOT_SUPPORTED:

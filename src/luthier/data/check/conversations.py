@@ -34,7 +34,12 @@ def check(sheet: Sheet) -> list[Finding]:
     echoed = [row for row in range(len(sheet)) if len(said := normalise(sheet.labels[row])) > 20 and said in sheet.plain[row]]
     if echoed:
         severity = "warning" if len(echoed) > OFTEN * len(sheet) else "note"
-        claim = several(len(echoed), answer, f"repeat only a part of {'its' if len(echoed) == 1 else 'their'} {prompt}")
+        whole = sum(normalise(sheet.labels[row]) == sheet.plain[row] for row in echoed)
+        whose = "its" if len(echoed) == 1 else "their"
+        part = "" if whole == len(echoed) else f"only a part of {whose} {prompt}" if not whole else f"{whose} {prompt} or a part of it"
+        claim = several(
+            len(echoed), answer, f"repeat {part or f'{whose} {prompt}'}" + (f", {whole:,} of them word for word" if part and whole else "")
+        )
         findings.append(
             sheet.finding("conversations.echo", severity, claim, f"look whether {prompt} and {answer} were joined or mixed up", echoed)
         )

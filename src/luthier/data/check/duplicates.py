@@ -20,7 +20,7 @@ def check(sheet: Sheet) -> list[Finding]:
     if copies:
         notes = [f"as line {sheet.records[first[sheet.plain[row], sheet.labels[row]]].row}" for row in copies]
         findings.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
-                                      f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text and label",
+                                      f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text{'' if sheet.kind.learns == 'nothing' else ' and label'}",
                                       f"{_describe_parts(sheet, sheet.plain, 'copies are')}; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
     groups: dict[int, list[int]] = defaultdict(list)
     for row, cluster in enumerate(sheet.clusters):

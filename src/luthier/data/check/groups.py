@@ -43,6 +43,8 @@ def _of_answers(sheet: Sheet) -> list[Finding]:
     if len(rows_of) < FEWEST_GROUPS:
         return []
     shared = [rows for answer, rows in rows_of.items() if len(rows) > 1 and len(answer) >= LONG]
+    if all(len({sheet.parts[row] for row in rows}) == 1 for rows in shared):  # the family keeps the same answers in one part
+        return []
     rows = [row for group in sorted(shared, key=len, reverse=True) for row in group]
     if len(rows) < max(FEWEST_PAIRED, MANY * len(sheet)):
         return []

@@ -26,7 +26,7 @@ def check(sheet: Sheet) -> list[Finding]:
     findings = []
     words = re.findall(r"[^\W\d_]+", " ".join(text[:READ_OF_A_ROW] for text in sheet.texts[:READ]).lower())
     english = sum(word in ENGLISH for word in words) / max(len(words), 1)
-    if len(words) >= 200 and english < LEAST_ENGLISH:
+    if sheet.kind.english_base and len(words) >= 200 and english < LEAST_ENGLISH:
         findings.append(Finding(check="language", severity="warning", claim=f"the text does not look English: {english:.1%} of its words are the most frequent English ones",
                                 evidence={"share": english, "words": len(words)}, remedy="the usual bases read English: give --base gemma3-270m, which read many languages, or a base of the data's own"))  # fmt: skip
     scripts = [script_of(text) for text in sheet.texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -166,7 +167,7 @@ def format_of(content: bytes, columns: Sequence[str] = ()) -> str:
 
     A first line that is a JSON object makes it jsonl, a JSON array of objects json. Where columns are asked for, a first line that
     names them all, with commas or tabs, makes it csv or tsv, and anything else is "lines": a text each. Where none are asked for,
-    it is tsv where the first line holds tabs and no comma, else csv.
+    it is tsv where the first line holds tabs and no comma, txt where it names one column and other lines hold more cells (a text, and no table), else csv.
 
     Args:
         content: the bytes.
@@ -181,11 +182,19 @@ def format_of(content: bytes, columns: Sequence[str] = ()) -> str:
     if first.strip() == "{" and _parses_as(text, dict):
         return "json"
     if not columns:
-        return "tsv" if "\t" in first and "," not in first else "csv"
+        return "tsv" if "\t" in first and "," not in first else "csv" if "," in first or not _has_more_cells(text) else "txt"
     for mark, name in ((",", "csv"), ("\t", "tsv")):
         if set(columns) <= {cell.strip().strip('"') for cell in first.split(mark)}:
             return name
     return "lines"
+
+
+def _has_more_cells(text: str) -> bool:
+    """Whether some lines hold commas outside of quotes: below a header of one column they do in a text, and not in a table."""
+    try:
+        return any(len(cells) > 1 for cells in csv.reader(text.splitlines(keepends=True)))
+    except csv.Error:
+        return False
 
 
 def _parses_as(text: str, kind: type) -> bool:

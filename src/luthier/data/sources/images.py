@@ -18,6 +18,10 @@ from luthier.data.rows import Reading, Rejected, Rows
 from luthier.data.sources.sandbox import LIMITS, read_each
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+OTHER_IMAGES = (".svg", ".heic", ".heif", ".avif", ".jp2", ".dcm", ".psd", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".jfif")
+"""Images of other formats: named where they lie among those that are read."""
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".parquet")
+"""Tables beside images, which may say what they show."""
 SECONDS = 60
 MEMORY = 2 << 30
 LARGEST = 64 << 20
@@ -184,6 +188,7 @@ def read_images(reading: Reading) -> Rows:
         for number, path in enumerate(files, 1):
             table.add(number, {"image": path.name})
         table.thin()
+        table.notes += _unread(folder)
         return describe_images(table, "image", folder, str(folder))
     if loose:
         raise DataError(
@@ -194,7 +199,25 @@ def read_images(reading: Reading) -> Rows:
     for number, path in enumerate(files, 1):
         table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
     table.thin()
+    table.notes += _unread(folder)
     return describe_images(table, "image", folder, str(folder))
+
+
+def _unread(folder: Path) -> list[tuple[str, str]]:
+    """What lies in a folder of images and is not read, though a person may mean it: a table, images of other formats, a class without an image."""
+    inside = sorted(path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    tables = [path for path in inside if path.parent == folder and path.suffix.lower() in TABLES and path.is_file()]
+    others = [str(path.relative_to(folder)) for path in inside if path.suffix.lower() in OTHER_IMAGES and path.is_file()]
+    empty = [path.name for path in inside if path.parent == folder and path.is_dir() and not images_of(path)]
+    notes = []
+    if tables:
+        notes.append((f"{tables[0].name} lies among the images of {folder} and is not read", f"if it names them, give it in place of the folder: {tables[0]}"))  # fmt: skip
+    if others:
+        claim = f"{len(others):,} {'image is' if len(others) == 1 else 'images are'} of a format that is not read, the first {others[0]}"
+        notes.append((claim, "save them as PNG or JPEG"))
+    if empty:
+        notes.append((f"the sub-folder {empty[0]} of {folder} holds no image: it is no class", "put its images in, or take it away"))
+    return notes
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -228,7 +251,7 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     taken = next((name for name in KEPT if name in table.columns), None)
     if taken is not None:
         raise DataError(f"{path}: the column {taken!r} has the name of what is noted of each image itself", "give the column another name")
-    rows = Rows(columns=[*table.columns, *KEPT], header=table.header, rejected=table.rejected)
+    rows = Rows(columns=[*table.columns, *KEPT], header=table.header, rejected=table.rejected, notes=table.notes)
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [file.is_relative_to(root) and file.is_file() for file in places]

@@ -137,6 +137,8 @@ def read_vocabulary(tokenizer: Any, rows: int | None) -> Vocabulary:
         tokens.append(text.replace("▁", " ") if kind == USER_DEFINED and pieces else text)
         kinds.append(kind)
     pairs = [tuple(each.split(" ")) if isinstance(each, str) else tuple(each) for each in model["merges"]]
+    if not pieces and not pairs:
+        raise ModelError("its tokens are single bytes, and llama.cpp reads a byte-level BPE by its merges, of which there are none")
     if pieces:
         return Vocabulary(PIECES, pre, tokens, kinds, [], _scores(tokens, kinds, pairs), space_before)
     spaced = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]

@@ -47,7 +47,8 @@ class TransformersFolder:
         if unlike:  # first: training again would not change it
             return unlike
         if facts.get("ships", "trained") == "probe":
-            return f"what ships is logistic regression on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone ({TRAIN_AGAIN})"
+            linear = "ridge regression" if gives == "number" else "logistic regression"
+            return f"what ships is {linear} on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone ({TRAIN_AGAIN})"
         if facts.get("ships", "trained") == "average":
             return f"what ships is the average of the trained model and a linear probe, and transformers would load the trained model alone ({TRAIN_AGAIN})"
         return ""

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 from dataclasses import replace
@@ -18,16 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.core.errors import ModelError
-from luthier.core.run import AGAIN, name_disk_errors
-from luthier.models import compiled
+from luthier.models import shared_library
 from luthier.models.decoding.int8 import lay_in_panels, quantise_groups
 from luthier.models.decoding.network import Block, DecodeNetwork, Linear
 from luthier.models.decoding.step import Cache, Span, lay_out_rows
-from luthier.models.store import home
+from luthier.models.shared_library import FLAGS
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 
 class _Matrix(Structure):
@@ -57,54 +49,9 @@ class _Rows(Structure):
     ]
 
 
-PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
-"""Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
-
-
 def library_file() -> Path:
     """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models."""
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
-    return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"decode-{key}.so"
-
-
-def describe_processor() -> str:
-    """The model of this machine's processor and the instructions that it knows: several machines may share a home."""
-    lines: dict[str, str] = {}
-    for line in _processor_lines():
-        name, _, value = line.partition(":")
-        if name.strip() in PROCESSOR:
-            lines.setdefault(name.strip(), value.strip())
-    return "\n".join([platform.machine(), *(f"{name}: {lines[name]}" for name in sorted(lines))])
-
-
-def _processor_lines() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().split("\n") if file.exists() else [f"model name: {platform.processor()}"]
-
-
-def build() -> Path:
-    """Compile, unless it is there; takes some seconds.
-
-    Raises:
-        LuthierError: there is no compiler, it failed, or there is no place for what it makes.
-    """
-    file = library_file()
-    if file.is_file():
-        return file
-    if not file.is_absolute():
-        raise ModelError(f"LUTHIER_KERNELS names a relative folder, {file.parent}", "give an absolute one")
-    if not compiled.can_compile():
-        raise ModelError("there is no C++ compiler", "install g++")
-    with name_disk_errors(str(file.parent), AGAIN):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as room:
-            made = Path(room) / file.name
-            command = [os.environ.get("CXX", "g++"), *FLAGS, "-o", str(made), str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode or not made.is_file():
-                raise ModelError(f"the step could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
-            made.replace(file)  # another process may have been faster: the same code
-    return file
+    return shared_library.library_file("decode", SOURCE, FLAGS)
 
 
 def load_library() -> Any:
@@ -113,11 +60,7 @@ def load_library() -> Any:
     Raises:
         LuthierError: it cannot be had.
     """
-    try:
-        file = build()
-        return _library(file)
-    except OSError as problem:  # also of the dynamic loader
-        raise ModelError(f"compiled code cannot be had: {problem}", f"remove {library_file()}: it is compiled again") from None
+    return shared_library.load("decode", SOURCE, FLAGS, _library)
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class BaseSimilarity:
         fluency: how well it foresees the answers; None for classes.
         near: whether the task is a close cousin or a far turn.
         depth: how many blocks may stay frozen.
-        rate: the learning rate to start from, with so many blocks frozen.
+        learning_rate: to start from, with so many blocks frozen.
         seconds: it took.
         rows: that were read.
         chance: of being the best of those looked at.
@@ -72,7 +72,7 @@ class BaseSimilarity:
     fluency: BitsPerByte | None
     near: Nearness
     depth: Depth
-    rate: float
+    learning_rate: float
     seconds: float
     rows: int
     chance: float = 1.0
@@ -125,7 +125,9 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
     near, proposed = nearness(layers, labels), depth(layers, rows, rarest, blocks_kept)
     lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
-    return BaseSimilarity(base.name, size, layers, None, near, proposed, float(f"{lr * near.rate:.2g}"), round(clock(), 2), len(records))
+    return BaseSimilarity(
+        base.name, size, layers, None, near, proposed, float(f"{lr * near.learning_rate_factor:.2g}"), round(clock(), 2), len(records)
+    )
 
 
 def rank_bases(found: Sequence[BaseSimilarity]) -> list[BaseSimilarity]:

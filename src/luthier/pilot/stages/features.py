@@ -13,7 +13,7 @@ from luthier.core.types import Example
 from luthier.experiment import Experiment
 from luthier.models.encode import base_views, map_examples
 from luthier.models.precision import round_weights_to
-from luthier.models.pretrained import PackedNetwork
+from luthier.models.trainable import TrainableNetwork
 from luthier.pilot.stages.context import RunContext
 from luthier.training.assemble import load_model
 
@@ -27,7 +27,7 @@ class Features:
         tuned: a model on the same base; what its frozen blocks said of a row, they say here too.
     """
 
-    def __init__(self, context: RunContext, experiment: Experiment, tuned: PackedNetwork | None = None) -> None:
+    def __init__(self, context: RunContext, experiment: Experiment, tuned: TrainableNetwork | None = None) -> None:
         self.context, self.experiment, self.tuned = context, experiment, tuned
         self.model: Any = None
 

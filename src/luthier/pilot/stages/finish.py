@@ -49,6 +49,6 @@ def finish(place: Run, reporter: Reporter, verdict: dict[str, Any]) -> None:
     """The page for people, and the mark that nothing is left to do."""
     reporter.stage("report")
     write_report(place)
-    checkpoints.close(place, place.events_named("trained")[-1]["best"]["step"])
+    checkpoints.keep_best_only(place, place.events_named("trained")[-1]["best"]["step"])
     place.event("finished", seconds=verdict["seconds"])
     reporter.finding(verdict_finding(verdict, ranks_bases(family_of(verdict["task"]))))

@@ -1,4 +1,4 @@
-"""Predict how long verdict, bundle and report take, and limit the rows that baselines are fitted on to fit a time budget."""
+"""Predict how long the closing of a run takes (verdict, bundle and report), and limit the rows that baselines are fitted on to fit a time budget."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def read_planned_closing(place: Run) -> dict[str, Any]:
     return planned[-1].get("closing") or {} if planned else {}
 
 
-def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closing: Mapping[str, Any]) -> None:
-    """Before the closing: where the time left is less than it takes, the baselines are fitted on fewer rows, which is written down and obeyed.
+def limit_baseline_rows(context: RunContext, work: Work, limit: TimeLimit | None, closing: Mapping[str, Any]) -> None:
+    """Have the baselines fitted on fewer rows where the time left is less than the closing takes; the event `probe_rows` says on how many, and is obeyed.
 
     The test rows are always read whole.
 

@@ -16,7 +16,7 @@ ALWAYS = 4.0
 WRITTEN = 100e6
 """Bytes of weights that are written and hashed in a second."""
 SURE = 0.6
-"""What is reckoned refuses a budget where it is shorter than this share of it: the small run knows better."""
+"""A budget is refused only where it is shorter than this share of the time that was reckoned: the small run measures it better."""
 
 
 def round_up(seconds: float) -> str:

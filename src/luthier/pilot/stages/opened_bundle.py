@@ -139,11 +139,11 @@ def describe_threshold(base: Base, abstain_below: float | None, error_below: flo
     return explain_threshold(Abstention.from_json(table), abstain_below or 0.0)
 
 
-def decide(one: dict[str, Any], top: int | None, threshold: float | None) -> dict[str, Any]:
-    """A prediction with its likeliest classes, and without its label where it is not sure enough.
+def postprocess(one: dict[str, Any], top: int | None, threshold: float | None) -> dict[str, Any]:
+    """Make a prediction what is answered: with its likeliest classes, and without its label where the model is not sure enough.
 
     Args:
-        one: what the family says of a row.
+        one: what the family's `predict` says of a row.
         top: so many of the likeliest classes.
         threshold: the confidence below which the label is left out; None gives every label.
     """

@@ -18,7 +18,7 @@ from luthier.training.deadline import TimeLimit, is_crowded
 from luthier.training.small_run import SHORTEST_SMALL_RUN
 
 FEWEST_STEPS, FEWEST_WITHOUT_HEAD = 20, 10
-"""Steps, or all where fewer are planned, with which a training makes sense: the new head has left chance, and the warm-up is over; and where a base goes on writing, without a new head."""
+"""Steps with which a training makes sense (or all, where fewer are planned). With a new head: it says more than chance, and the warm-up is over. The second: where a base goes on writing, without a new head."""
 SHORT = 120.0
 """Seconds; a longer budget is looked at after the small run alone, which measures better."""
 

@@ -76,7 +76,7 @@ class LocalTrial:
             self.pool.in_memory.append(self)
         return self.fit
 
-    def keep_to(self, limit: TimeLimit | None) -> None:
+    def set_time_limit(self, limit: TimeLimit | None) -> None:
         """From here on it is the last trial, and its training is watched.
 
         Args:
@@ -87,7 +87,7 @@ class LocalTrial:
         sizes = [experiment.training.batch_size for experiment in (self.experiment, self.pool.experiment)]
         self.limit = replace(limit, step=limit.step * sizes[0] / sizes[1])
         if self.fit is not None:
-            self.fit.keep_to(self.limit)
+            self.fit.set_time_limit(self.limit)
 
     def advance(self, share: float) -> Scored:
         """Train on to this share of the run, and look at the validation rows."""
@@ -127,7 +127,7 @@ class LocalTrial:
                 fit.advance(left)
                 if fit.over or fit.work.cuts:  # a run that was cut has its one end
                     return self
-                fit.keep()
+                fit.save_checkpoint()
             self.branches[name] = LocalTrial(self.pool, self.trial, name, values)
             self.branches[name].limit = self.limit
             if not run.events_named("forked"):
@@ -137,7 +137,7 @@ class LocalTrial:
     def suspend(self) -> None:
         """Keep on the disk what is needed to go on, and free the memory."""
         if self.fit is not None:
-            self.fit.keep()
+            self.fit.save_checkpoint()
             self._free()
 
     def _free(self) -> None:

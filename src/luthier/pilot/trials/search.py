@@ -15,7 +15,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.stages.base_similarity import compare_base
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.finish import judge_and_package
-from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
+from luthier.pilot.stages.finish_time import limit_baseline_rows, read_planned_closing
 from luthier.pilot.stages.samples import write_samples
 from luthier.pilot.stages.time_budget import tell_cuts, time_limit
 from luthier.pilot.trials.decay_branch import choose_decay_branch
@@ -102,7 +102,7 @@ def run_search(context: RunContext, experiment: Experiment) -> Study:
                 )
             if not entrant.context.run.events_named("trained") and entrant.context.run.verdict is None:
                 reporter.stage("train", f"trial {trial.number} to its end")
-            entrant.keep_to(time_limit(context))
+            entrant.set_time_limit(time_limit(context))
             entrant = choose_decay_branch(study, plan, race, entrant, reporter, late)
     findings = [] if study.events_named("chosen") else outcome(study, plan, race, trial)
     study.add_findings(*findings)
@@ -252,7 +252,7 @@ def _finish_winner(study: Study, context: RunContext, trial: Trial, runner: Loca
         closing = read_planned_closing(study)
         if closing and not run.events_named("closing_planned"):
             run.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
-        keep_to_time(runner.context, fit.work, time_limit(context), closing)
+        limit_baseline_rows(runner.context, fit.work, time_limit(context), closing)
         tell_cuts(run, context.reporter)
         judge_and_package(runner.context, experiment, fit.work, best)
     values = [f"{path} {value_at(experiment, path)}" for path in trial.values]

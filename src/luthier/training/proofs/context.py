@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -15,6 +15,7 @@ from luthier.core.proof import CLOSE_FP32
 from luthier.core.randomness import permutation
 from luthier.core.types import HELD_OUT, Batch, Example, Inputs, Record
 from luthier.models.buffers import keep_buffers
+from luthier.models.trainable import TrainableNetwork
 from luthier.training.steps import Work
 
 READ = 2_000
@@ -40,7 +41,7 @@ class ProofInputs:
     until: float
 
     @property
-    def model(self) -> Any:
+    def model(self) -> TrainableNetwork:
         """Assembled for this purpose; it is used up."""
         return self.work.model
 

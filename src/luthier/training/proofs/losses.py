@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from luthier.evaluation.score import score
 from luthier.models.dropout import Dropout
 from luthier.models.modes import eval_mode, mixes_rows
 from luthier.models.precision import in_fp32
+from luthier.models.pretrained import PackedNetwork
 from luthier.training.proofs.context import CLOSE, ProofInputs, all_blocks_moving
 from luthier.training.steps import Work, steps
 
@@ -138,7 +139,8 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
         return None  # padded rows have a place of their own
     batch = context.batch(rows)
     outputs: list[Tensor] = []
-    embedding = work.model.network.get_input_embeddings()
+    model = cast(PackedNetwork, work.model)
+    embedding = model.network.get_input_embeddings()
 
     def keep(module: Any, inputs: Any, output: Tensor) -> Tensor:
         output = output.detach().requires_grad_()
@@ -147,15 +149,15 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
 
     handle = embedding.register_forward_hook(keep)
     own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
-    kept_states, work.model.frozen_cache = work.model.frozen_cache, None  # the gradient has to go all the way down
+    kept_states, model.frozen_cache = model.frozen_cache, None  # the gradient has to go all the way down
     try:
-        with eval_mode(work.model):
-            shared_prefix = work.model.shared_prefix(batch)
-            work.model.hidden_states(batch)[own].float().square().sum().backward()
+        with eval_mode(model):
+            shared_prefix = model.shared_prefix(batch)
+            model.hidden_states(batch)[own].float().square().sum().backward()
     finally:
         handle.remove()
-        work.model.frozen_cache = kept_states
-        for parameter in work.model.network.parameters():
+        model.frozen_cache = kept_states
+        for parameter in model.network.parameters():
             parameter.grad = None
     if outputs[0].grad is None:
         return Proof(held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1]))
@@ -214,7 +216,7 @@ def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
         lr = lr * SLOWER if steadily else lr / SLOWER
         losses, fell = _overfit(context, rows, lr)
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
-    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": lr},
+    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "learning_rate": lr},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 

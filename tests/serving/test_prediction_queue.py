@@ -13,7 +13,7 @@ from torch import nn
 from luthier.core.errors import DataError
 from luthier.core.types import Record
 from luthier.serving.limits import Limits
-from luthier.serving.prediction import Abandoned, Answerless, PredictionQueue, QueueClosed, QueueFull, poll_inside
+from luthier.serving.prediction_queue import Abandoned, Answerless, PredictionQueue, QueueClosed, QueueFull, poll_inside
 
 
 class Slow:

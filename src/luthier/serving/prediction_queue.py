@@ -1,4 +1,8 @@
-"""Dynamic batching: prediction requests that wait together are one call of the family's `predict`, in a thread that owns the model."""
+"""Dynamic batching: prediction requests that wait together are one call of the family's `predict`, in a thread that owns the model.
+
+No answer is computed here: `predict` of a family does that (of classes in `families/class_family.py`), and `postprocess` in
+`pilot/stages/opened_bundle.py` makes of it what the client is given.
+"""
 
 from __future__ import annotations
 

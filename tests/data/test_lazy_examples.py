@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.types import Example, Record
-from luthier.data.examples import Joined, LazyExamples
+from luthier.data.lazy_examples import Joined, LazyExamples
 
 
 def example(number: int) -> Example:

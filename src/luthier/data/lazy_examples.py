@@ -27,10 +27,10 @@ class LazyExamples(Sequence[Example]):
     def __getitem__(self, position: int | slice) -> Example | list[Example]:
         if isinstance(position, slice):
             return [self.make(index) for index in range(*position.indices(len(self)))]
-        index = int(position)
-        if not -len(self) <= index < len(self):
+        index, count = int(position), len(self)
+        if not -count <= index < count:
             raise IndexError(index)
-        return self.make(index % len(self))
+        return self.make(index % count)
 
     def __iter__(self) -> Iterator[Example]:
         return (self.make(index) for index in range(len(self)))
