@@ -46,3 +46,10 @@ def test_numbers_of_rows_below_the_axis_do_not_lie_on_each_other_and_those_besid
     below = [(float(x), said) for x, said in re.findall(r'<text x="([\d.]+)" y="240" text-anchor="middle">([\d,]+)<', drawn)]
     assert [said for _, said in sorted(below)] == ["50", "200", "1,000"]
     assert re.findall(r'text-anchor="end">([\d.]+)<', drawn) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
+@pytest.mark.parametrize("best", [1.0, 5.0, 9.0])
+def test_no_line_passes_through_the_name_of_a_mark(best: float) -> None:
+    drawn = figures.lines({"chrf": [(step, 60 - abs(step - best)) for step in (1.0, 3.0, 5.0, 7.0, 9.0)]}, "step", "chrf", (best, "chosen"))
+    (baseline,) = (float(y) for y in re.findall('<text class="mark" x="[^"]+" y="([^"]+)"', drawn))
+    assert min(float(y) for y in re.findall('cy="([^"]+)"', drawn)) > baseline + 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.delivery.page import collapsible, title_of
+from luthier.delivery.page import collapsible, table, title_of
 from luthier.delivery.report import SHOWN_CLASSES, _classes
 
 
@@ -41,3 +41,10 @@ def test_of_many_classes_only_the_weakest_stand_open() -> None:
     assert rest.count("<tr>") == 6
     assert "<details>" not in _classes(rows[:SHOWN_CLASSES])
     assert collapsible("more", "body") == "<details><summary>more</summary>body</details>"
+
+
+def test_a_number_and_its_unit_stay_in_one_line_of_a_table() -> None:
+    cells = table(["part"], [["53.3 % [42.6 %, 63.9 %]"], ["+38.5 points [+25.4 points, +51.6 points]"], ["5 pointsmen"]])
+    assert "53.3\u00a0% [42.6\u00a0%, 63.9\u00a0%]" in cells
+    assert "+38.5\u00a0points [+25.4\u00a0points, +51.6\u00a0points]" in cells
+    assert "5 pointsmen" in cells

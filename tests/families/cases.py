@@ -232,7 +232,7 @@ CASES: dict[str, Case] = {
         {"task": "text_autoencoder", "target": "kind"},
         ("data.normal=yes", "objective.code=4", "objective.hidden=16"),
     ),
-    "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"], layers=3),
+    "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }
 
 

@@ -16,7 +16,8 @@ from luthier.core.cache import Cache
 from luthier.core.run import Run, file_hash
 from luthier.core.types import Record
 from luthier.data.spec import Data
-from luthier.evaluation.linear_heads import fit_labels
+from luthier.evaluation.baselines import MOST_ERROR
+from luthier.evaluation.linear_heads import fit_labels, fit_number
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import family_of, head_start
@@ -208,6 +209,41 @@ def test_several_labels_and_numbers_begin_as_the_linear_model_of_scikit_learn(ba
     assert min(np.abs(ours - other).max() for other in theirs) < 5e-3
     plain = build_for(bases("bert"), kind)
     assert score(work.model, work.objective, work.train).loss.mean() < score(plain.model, plain.objective, plain.train).loss.mean()
+
+
+FAR = {
+    "classification": ({"labels": ["food", "music", "none"]}, lambda row: row["topics"][0] if row["topics"] else "none"),
+    "multi_label": ({"labels": ["food", "music"]}, lambda row: row["topics"]),
+    "regression": ({"mean": 2.5, "spread": 1.7}, lambda row: 3.0 * ("food" in row["topics"]) + len(row["text"]) / 20),
+}
+
+
+@pytest.mark.parametrize("kind", [*FAR])
+def test_a_head_whose_inputs_hardly_vary_far_from_0_says_the_same_in_bfloat16(bases: Any, kind: str) -> None:
+    base = bases("bert", layers=2)
+    fields, target = FAR[kind]
+    asked = experiment(base).model_dump(mode="json")
+    asked |= {"data": asked["data"] | {"task": kind}, "objective": {"kind": kind, "head": "probe", **fields}}
+    asked = Experiment.of(asked)
+    opened = open_objective(asked, load_tokenizer(base))
+    prepared = opened.prepare([Record(number, row | {"label": target(row)}) for number, row in enumerate(several_labels(), 1)])
+    work = build(asked, base, opened, prepared[:168], prepared[168:])
+    layer = last_layer(work.model)
+    inputs = torch.from_numpy(head_start._inputs_of(layer, work.model.eval(), work.objective.collate(work.train, 0, -1)))
+    assert (inputs.mean(0).abs() / inputs.std(0)).max() > 100
+    with torch.no_grad():
+        exact = layer(inputs)
+        rounded = layer.to(torch.bfloat16)(inputs.to(torch.bfloat16)).float()
+    assert (rounded - exact).square().mean().sqrt() < 0.25
+    assert exact.std(0).min() > 0.2
+
+
+def test_where_rounding_moves_little_the_head_is_what_it_is_without_a_limit() -> None:
+    rows_seen = np.random.default_rng(1).normal(1, 1, size=(60, 5))
+    target = np.stack([rows_seen[:, 0] > 1, rows_seen[:, 1] > 1], 1).astype(float)
+    for fit, wanted in ((fit_labels, target), (fit_number, rows_seen[:, :1])):
+        free, limited = (fit(rows_seen[:40], wanted[:40], rows_seen[40:], wanted[40:], lambda: None, most) for most in (np.inf, MOST_ERROR))
+        assert all(np.array_equal(one, other) for one, other in zip(free, limited, strict=True))
 
 
 def test_a_label_that_every_training_row_has_or_none_begins_at_its_odds() -> None:

@@ -73,7 +73,8 @@ def lines(
         x_low, y_low, x_high, y_high = min(x_low, y_low), min(x_low, y_low), 1.0, 1.0
     if zero:
         y_low = min(0.0, y_low)
-    y_high += (y_high - y_low or 1) * 0.04
+    # The name of a mark stands at the top: no line may pass through it.
+    y_high += (y_high - y_low or 1) * (0.04 if mark is None else 0.12)
 
     def at_x(value: float) -> float:
         return LEFT + (value - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)

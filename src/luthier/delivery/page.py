@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -48,8 +49,13 @@ def section(title: str, body: str, about: str = "") -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Rows of text under a head."""
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_keep_units(text(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _keep_units(cell: str) -> str:
+    """The same with a number and its unit in one line."""
+    return re.sub(r"(?<=[0-9]) (?=(%|points)(?![a-z]))", "\u00a0", cell)
 
 
 def collapsible(summary: str, body: str) -> str:

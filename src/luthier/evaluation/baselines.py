@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,19 @@ LENGTH = 4.0
 """Of a row's vector, about, so that the same strengths of regularisation suit every base."""
 MOST = 50_000
 """Training rows, at most, that a baseline on the base is fitted on, and one of each class; more would tell it little and take much memory."""
+HALF_A_STEP = 2.0**-9
+"""Of a number, the most that rounding to bfloat16 moves it."""
+MOST_ERROR = 0.25
+"""How far rounding to bfloat16 may move a logit of a head that begins as a linear model, about: a probability by 6 points at most."""
+MOST_TRIES = 8
+"""Times that regularisation is made ten times as strong where rounding moves an output too far; then hardly any weight is left."""
 RULED_OUT = 1e-9
 """The probability of a class that no training row had."""
 TOGETHER = 8192
 """Rows whose vectors are in memory at the same time."""
 
 
+Fitted = TypeVar("Fitted")
 FeatureFunction = Callable[[Sequence[Example]], np.ndarray]
 """Rows → what is known of each, # (examples, features)"""
 
@@ -148,6 +155,7 @@ def fit_probe(
     validation: Sequence[Example],
     classes: int,
     most_rows: int = MOST,
+    most_error: float = np.inf,
 ) -> Probe:
     """Fit logistic regression on features of equal spread; the validation rows choose its regularisation.
 
@@ -157,15 +165,56 @@ def fit_probe(
         validation: rows that choose the regularisation.
         classes: how many there are.
         most_rows: training rows to fit on, about, and one of each class at least.
+        most_error: how far rounding to bfloat16 may move an output, as `rounding_error` has it; what exceeds it is regularised more. Infinite for
+            a model that is computed in fp64.
     """
     some = _subsample(train, most_rows)
     train_features, validation_features = features(some), features(validation)
     centre, scale = standardizer(train_features)
     model, _ = _fit_logistic_regression(
-        (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION
-    )
+        (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION,
+        lambda one: rounding_error(*_fold_standardizer(one, centre, scale, classes), train_features) <= most_error,
+    )  # fmt: skip
     weight, bias = _fold_standardizer(model, centre, scale, classes)
     return Probe(weight, bias, len(some), scores_of(_softmax(validation_features @ weight.T + bias), validation))
+
+
+def rounding_error(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> float:
+    """How far rounding to bfloat16 moves an output of a linear model, about, in the output that it moves most.
+
+    Columns that lie far from 0 and hardly vary need large weights, whose products with the columns' means the bias takes off again: what is left is the
+    difference of large numbers.
+
+    Args:
+        weight: for the features as they are, # (outputs, features)
+        bias: # (outputs,)
+        rows: features, # (rows, features)
+    """
+    squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
+    return float(HALF_A_STEP * np.sqrt(np.square(weight) @ squares + np.square(bias)).max())
+
+
+def fit_each_strength(
+    fit: Callable[[float], Fitted], strengths: Sequence[float], more: float, suits: Callable[[Fitted], bool]
+) -> list[Fitted]:
+    """The fits that suit; where none does, the first one that does with ever more regularisation.
+
+    Args:
+        fit: strength of regularisation → a fit.
+        strengths: to try.
+        more: what a strength is multiplied by to regularise more: above 1, or below where strengths are inverse.
+        suits: whether a fit may be taken.
+    """
+    found = [fit(strength) for strength in strengths]
+    suited = [one for one in found if suits(one)]
+    strength = (max if more > 1 else min)(strengths)
+    for _ in range(MOST_TRIES):
+        if suited:
+            break
+        strength *= more
+        found = [fit(strength)]
+        suited = [one for one in found if suits(one)]
+    return suited or found
 
 
 def linear_probe_baseline(
@@ -239,6 +288,7 @@ def _fit_logistic_regression(
     validation: Sequence[Example],
     classes: int,
     strengths: Sequence[float],
+    suits: Callable[[Any], bool] = lambda model: True,
 ) -> tuple[Any, Scores]:
     """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
     from sklearn.dummy import DummyClassifier
@@ -247,15 +297,9 @@ def _fit_logistic_regression(
     if (target == target[0]).all():
         only = DummyClassifier().fit(train_features, target)
         return only, scores_of(_all_classes(only, validation_features, classes), validation)
-    best: tuple[float, Any, Scores] | None = None
-    for strength in strengths:
-        model = logistic_regression(train_features, target, strength)
-        scores = scores_of(_all_classes(model, validation_features, classes), validation)
-        value = float(scores.loss.mean())
-        if best is None or value < best[0]:
-            best = (value, model, scores)
-    assert best is not None
-    return best[1:]
+    models = fit_each_strength(lambda strength: logistic_regression(train_features, target, strength), strengths, 0.1, suits)
+    scored = [(model, scores_of(_all_classes(model, validation_features, classes), validation)) for model in models]
+    return min(scored, key=lambda one: float(one[1].loss.mean()))
 
 
 def logistic_regression(features: Any, target: np.ndarray, strength: float) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example
-from luthier.evaluation.baselines import REGULARISATION, logistic_regression, standardizer
+from luthier.evaluation.baselines import REGULARISATION, fit_each_strength, logistic_regression, rounding_error, standardizer
 
 MOST_NUMBERS = 1_500_000
 """Training rows times outputs that a linear model is fitted on, about: it takes seconds, not minutes."""
@@ -18,8 +18,9 @@ RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 Linear = tuple[np.ndarray, np.ndarray]
 """Weight, # (outputs, features), and bias, # (outputs,), in fp64."""
-LinearFit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[], None]], Linear]
-"""Features and targets of the training rows and of the validation rows, and what is called between fits → weight and bias: `fit_labels`, `fit_number`."""
+LinearFit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[], None], float], Linear]
+"""Features and targets of the training rows and of the validation rows, what is called between fits, and how far rounding may move an output
+→ weight and bias: `fit_labels`, `fit_number`."""
 
 
 def fit_objective(
@@ -30,6 +31,7 @@ def fit_objective(
     validation: Sequence[Example],
     most_rows: int,
     poll: Callable[[], None],
+    most_error: float = np.inf,
 ) -> tuple[Linear, int, np.ndarray]:
     """A linear model of what an objective's loss compares outputs with.
 
@@ -41,6 +43,7 @@ def fit_objective(
         validation: rows that choose the regularisation.
         most_rows: training rows to fit on at most.
         poll: called between fits; it may raise to stop.
+        most_error: as `baselines.fit_probe` takes it.
 
     Returns:
         Weight and bias, the rows that it was fitted on, and what it gives for the validation rows, # (validation rows, outputs)
@@ -48,11 +51,18 @@ def fit_objective(
     some = train[:: -(-len(train) // most_rows)]
     seen, held = (objective.targets(rows).double().numpy().reshape(len(rows), -1) for rows in (some, validation))
     known, others = features(some), features(validation)
-    weight, bias = fit(known, seen, others, held, poll)
+    weight, bias = fit(known, seen, others, held, poll, most_error)
     return (weight, bias), len(some), others @ weight.T + bias
 
 
-def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected: np.ndarray, poll: Callable[[], None]) -> Linear:
+def fit_labels(
+    seen: np.ndarray,
+    target: np.ndarray,
+    held: np.ndarray,
+    expected: np.ndarray,
+    poll: Callable[[], None],
+    most_error: float = np.inf,
+) -> Linear:
     """For each label logistic regression on features of equal spread; the validation rows choose one regularisation for all.
 
     Args:
@@ -61,12 +71,20 @@ def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected:
         held: features of the validation rows, # (validation rows, features)
         expected: which labels these have, # (validation rows, labels)
         poll: called between fits; it may raise to stop.
+        most_error: as `baselines.fit_probe` takes it.
     """
-    return _fit_best([lambda rows, strength=strength: logistic_of_labels(rows, target, strength, poll) for strength in REGULARISATION],
-                 lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held)  # fmt: skip
+    return _fit_best(lambda rows, strength: logistic_of_labels(rows, target, strength, poll), REGULARISATION, 0.1,
+                 lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held, most_error)  # fmt: skip
 
 
-def fit_number(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected: np.ndarray, poll: Callable[[], None]) -> Linear:
+def fit_number(
+    seen: np.ndarray,
+    target: np.ndarray,
+    held: np.ndarray,
+    expected: np.ndarray,
+    poll: Callable[[], None],
+    most_error: float = np.inf,
+) -> Linear:
     """Ridge regression on features of equal spread; the validation rows choose its strength.
 
     Args:
@@ -75,21 +93,34 @@ def fit_number(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected:
         held: features of the validation rows, # (validation rows, features)
         expected: their numbers, # (validation rows, 1)
         poll: called between fits; it may raise to stop.
+        most_error: as `baselines.fit_probe` takes it.
     """
-    return _fit_best([lambda rows, strength=strength: _ridge(rows, target, strength, poll) for strength in RIDGE],
-                 lambda numbers: float(np.square(numbers - expected).sum()), seen, held)  # fmt: skip
+    return _fit_best(lambda rows, strength: _ridge(rows, target, strength, poll), RIDGE, 10.0,
+                 lambda numbers: float(np.square(numbers - expected).sum()), seen, held, most_error)  # fmt: skip
 
 
 def _fit_best(
-    fits: list[Callable[[np.ndarray], Linear]], cost: Callable[[np.ndarray], float], seen: np.ndarray, held: np.ndarray
+    fit: Callable[[np.ndarray, float], Linear],
+    strengths: Sequence[float],
+    more: float,
+    cost: Callable[[np.ndarray], float],
+    seen: np.ndarray,
+    held: np.ndarray,
+    most_error: float,
 ) -> Linear:
     """The fit with the least cost on the validation rows, for the features as they are."""
     centre, scale = standardizer(seen)
     rows, others = (seen - centre) * scale, (held - centre) * scale
-    found = [fit(rows) for fit in fits]
-    weight, bias = min(found, key=lambda one: cost(others @ one[0].T + one[1]))
-    weight = weight * scale
-    return weight, bias - weight @ centre
+
+    def fold(one: Linear) -> Linear:
+        """A linear model of the features as they are."""
+        weight = one[0] * scale
+        return weight, one[1] - weight @ centre
+
+    found = fit_each_strength(
+        lambda strength: fit(rows, strength), strengths, more, lambda one: rounding_error(*fold(one), seen) <= most_error
+    )
+    return fold(min(found, key=lambda one: cost(others @ one[0].T + one[1])))
 
 
 def logistic_of_labels(features: Any, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:

@@ -11,6 +11,7 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.core.words import plural
+from luthier.evaluation.baselines import MOST_ERROR, fit_probe
 from luthier.evaluation.linear_heads import MOST_NUMBERS, Linear, LinearFit, fit_objective
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def fit_classes(
         most_rows: training rows to fit on, about, and one of each class at least.
         poll: called between fits; it may raise to stop.
     """
-    from luthier.evaluation.baselines import fit_probe
-
-    probe = fit_probe(features, train, validation, len(objective.spec.labels), most_rows)
+    probe = fit_probe(features, train, validation, len(objective.spec.labels), most_rows, MOST_ERROR)
     return probe.weight, probe.bias
 
 
@@ -105,7 +104,7 @@ def fit_targets(one: LinearFit) -> HeadFit:
         most_rows: int,
         poll: Callable[[], None],
     ) -> Linear:
-        return fit_objective(one, features, objective, train, validation, most_rows, poll)[0]
+        return fit_objective(one, features, objective, train, validation, most_rows, poll, MOST_ERROR)[0]
 
     return fit
 
