@@ -1,20 +1,17 @@
-"""Follow the grammar of one JSON value, with a tokenizer of single bytes."""
+"""Read a form of JSON with a bundle's tokenizer, as the server's JSON mode does: `python .ci/ask_json.py RUN`."""
 
 import sys
+from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from luthier.core.errors import LuthierError
 from luthier.models.decoding.grammar import JsonVocabulary
 
-ids = {sign: index for index, sign in enumerate(["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-own = Tokenizer(models.BPE(ids, []))
-own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-own.add_special_tokens(["<end>"])
+tokenizer = AutoTokenizer.from_pretrained(Path(sys.argv[1]) / "bundle")
 try:
-    vocabulary = JsonVocabulary(PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>"), len(ids), [0])
+    vocabulary = JsonVocabulary(tokenizer, len(tokenizer), [tokenizer.sep_token_id])
 except LuthierError as problem:
     print(problem, file=sys.stderr)
     sys.exit(problem.exit_code)
-assert ids["7"] in vocabulary.compile({"enum": [7]}).begin().allowed_tokens().tolist()
+vocabulary.compile({"type": "object", "properties": {"label": {"enum": ["good", "bad"]}}, "required": ["label"]})
