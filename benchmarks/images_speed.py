@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from classify_speed import figures
+from classify_speed import figures, time_steps
 
 ROWS = 2000
 OURS = """
@@ -38,16 +38,7 @@ chosen = {"objective.side": side, "training.batch_size": batch, "training.epochs
 experiment = decide_device_fields(experiment.set(chosen))
 work = assemble(experiment, None, family_of("image_classification").load_processor(None, experiment.objective, dataset), dataset.records)
 work.model.network.save_pretrained(network)
-images = 0
-for step in steps(work):
-    if step.number == 2:
-        began, spent = time.monotonic(), time.process_time()
-    elif step.number > 2:
-        images += batch
-    if step.number == count + 2:
-        break
-print("RESULT", images / (time.monotonic() - began), images / (time.process_time() - spent))
-"""
+""" + time_steps("batch")
 TRAINERS = """
 import sys, tempfile, time
 import numpy as np

@@ -30,7 +30,7 @@ from statistics import median
 from typing import Any
 
 import sets
-from classify_speed import figures
+from classify_speed import figures, time_steps
 
 Rows = list[tuple[str, str]]
 
@@ -51,16 +51,7 @@ base = resolve("minilm-l6")
 experiment, _ = choose(dataset, base, 1)
 experiment = decide_device_fields(experiment.set(f"training.dtype={dtype}", f"objective.max_length={length}", f"training.batch_size={rows}", "training.steps=1000"), base)
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
-tokens = 0
-for step in steps(work):
-    if step.number == 2:
-        began, spent = time.monotonic(), time.process_time()
-    elif step.number > 2:
-        tokens += step.tokens
-    if step.number == count + 2:
-        break
-print("RESULT", tokens / (time.monotonic() - began), tokens / (time.process_time() - spent))
-"""
+""" + time_steps("step.tokens")
 TRAINERS = """
 import sys, tempfile, time
 from itertools import chain

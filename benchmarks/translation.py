@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from classify_speed import figures
+from classify_speed import figures, time_steps
 
 PREPARE = """
 import json, sys
@@ -64,16 +64,7 @@ dataset = load_dataset(Data(path=str(folder / "train.tsv"), validation=str(folde
 experiment, _ = choose(dataset, None, 1)
 experiment = decide_device_fields(experiment.replace("training.dtype", dtype))
 work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, dataset), dataset.records)
-tokens = 0
-for step in steps(work):
-    if step.number == 2:
-        began, spent = time.monotonic(), time.process_time()
-    elif step.number > 2:
-        tokens += step.tokens
-    if step.number == count + 2:
-        break
-print("RESULT", tokens / (time.monotonic() - began), tokens / (time.process_time() - spent))
-"""
+""" + time_steps("step.tokens")
 TRAINERS = """
 import json, sys, tempfile, time
 import torch

@@ -84,7 +84,7 @@ def test_registers_of_any_width_give_torchs_loss_and_gradients(
     monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path))
     if registers:
         others = tuple(flag for flag in shared_library.FLAGS if not flag.startswith("-march"))
-        monkeypatch.setattr(word_kernels, "FLAGS", others + registers)
+        monkeypatch.setattr(shared_library, "FLAGS", others + registers)
     kernels = WordKernels()
     for width, reach, samples in ((100, 5, 32), (7, 1, 1), (33, 32, 40), (64, 3, 16)):
         step, (one, two) = some_windows(reach=reach, samples=samples), tables(width)

@@ -31,6 +31,10 @@ class DataError(LuthierError):
     """The data cannot be used as it is."""
 
 
+class NoRows(DataError):
+    """A file holds nothing to read; what is to be given instead depends on what it was given for."""
+
+
 class ExperimentError(LuthierError):
     """The experiment asks for something that does not exist or does not fit."""
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, NoRows
 from luthier.core.randomness import mix
 from luthier.core.types import Record
 from luthier.data.archives import open_bytes
@@ -187,7 +187,7 @@ class Reading:
         except OSError as problem:
             raise DataError(f"{path} cannot be read: {problem.strerror}", "check who may read it") from None
         if blank:
-            raise DataError(f"{path} is empty", "give a file with at least 30 rows")
+            raise NoRows(f"{path} is empty", "give a file with at least 30 rows")
         for mark, kind in PACKED.items():
             if start.startswith(mark):
                 raise DataError(f"{path} is compressed ({kind})", _proper_name(path, kind))

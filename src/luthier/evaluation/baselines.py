@@ -165,33 +165,35 @@ def fit_probe(
         validation: rows that choose the regularisation.
         classes: how many there are.
         most_rows: training rows to fit on, about, and one of each class at least.
-        most_error: how far rounding to bfloat16 may move an output, as `rounding_error` has it; what exceeds it is regularised more. Infinite for
+        most_error: how far rounding to bfloat16 may move an output, as `within_rounding` reckons it; what exceeds it is regularised more. Infinite for
             a model that is computed in fp64.
     """
     some = _subsample(train, most_rows)
     train_features, validation_features = features(some), features(validation)
     centre, scale = standardizer(train_features)
+    suits = within_rounding(most_error, train_features)
     model, _ = _fit_logistic_regression(
         (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION,
-        lambda one: rounding_error(*_fold_standardizer(one, centre, scale, classes), train_features) <= most_error,
+        lambda one: suits(*_fold_standardizer(one, centre, scale, classes)),
     )  # fmt: skip
     weight, bias = _fold_standardizer(model, centre, scale, classes)
     return Probe(weight, bias, len(some), scores_of(_softmax(validation_features @ weight.T + bias), validation))
 
 
-def rounding_error(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> float:
-    """How far rounding to bfloat16 moves an output of a linear model, about, in the output that it moves most.
+def within_rounding(most_error: float, rows: np.ndarray) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """A function of a linear model's weight, # (outputs, features), and bias, # (outputs,): whether rounding to bfloat16 moves no output farther, about.
 
     Columns that lie far from 0 and hardly vary need large weights, whose products with the columns' means the bias takes off again: what is left is the
     difference of large numbers.
 
     Args:
-        weight: for the features as they are, # (outputs, features)
-        bias: # (outputs,)
-        rows: features, # (rows, features)
+        most_error: that is allowed; infinite where nothing is rounded.
+        rows: features as they are, # (rows, features)
     """
+    if np.isinf(most_error):
+        return lambda weight, bias: True
     squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
-    return float(HALF_A_STEP * np.sqrt(np.square(weight) @ squares + np.square(bias)).max())
+    return lambda weight, bias: float(HALF_A_STEP * np.sqrt(np.square(weight) @ squares + np.square(bias)).max()) <= most_error
 
 
 def fit_each_strength(
@@ -206,14 +208,10 @@ def fit_each_strength(
         suits: whether a fit may be taken.
     """
     found = [fit(strength) for strength in strengths]
-    suited = [one for one in found if suits(one)]
-    strength = (max if more > 1 else min)(strengths)
-    for _ in range(MOST_TRIES):
-        if suited:
-            break
-        strength *= more
+    strength, tries = (max if more > 1 else min)(strengths), 0
+    while not (suited := [one for one in found if suits(one)]) and tries < MOST_TRIES:
+        strength, tries = strength * more, tries + 1
         found = [fit(strength)]
-        suited = [one for one in found if suits(one)]
     return suited or found
 
 

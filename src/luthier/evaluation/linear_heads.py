@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from luthier.core.types import Example
-from luthier.evaluation.baselines import REGULARISATION, fit_each_strength, logistic_regression, rounding_error, standardizer
+from luthier.evaluation.baselines import REGULARISATION, fit_each_strength, logistic_regression, standardizer, within_rounding
 
 MOST_NUMBERS = 1_500_000
 """Training rows times outputs that a linear model is fitted on, about: it takes seconds, not minutes."""
@@ -18,9 +19,56 @@ RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 Linear = tuple[np.ndarray, np.ndarray]
 """Weight, # (outputs, features), and bias, # (outputs,), in fp64."""
-LinearFit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[], None], float], Linear]
-"""Features and targets of the training rows and of the validation rows, what is called between fits, and how far rounding may move an output
-→ weight and bias: `fit_labels`, `fit_number`."""
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear model on features of equal spread, whose regularisation the validation rows choose: `fit_labels`, `fit_number`.
+
+    Args:
+        fit: features, targets, a strength, and what is called between fits → a model.
+        strengths: of the regularisation that are tried.
+        more: what a strength is multiplied by to regularise more.
+        cost: outputs for the validation rows, and what was expected → what is to be small.
+    """
+
+    fit: Callable[[Any, np.ndarray, float, Callable[[], None]], Linear]
+    strengths: Sequence[float]
+    more: float
+    cost: Callable[[np.ndarray, np.ndarray], float]
+
+    def __call__(
+        self,
+        seen: np.ndarray,
+        target: np.ndarray,
+        held: np.ndarray,
+        expected: np.ndarray,
+        poll: Callable[[], None],
+        most_error: float = np.inf,
+    ) -> Linear:
+        """The model with the least cost on the validation rows, for the features as they are.
+
+        Args:
+            seen: features of the training rows, # (rows, features)
+            target: what these are to give, # (rows, outputs)
+            held: features of the validation rows, # (validation rows, features)
+            expected: what these are to give, # (validation rows, outputs)
+            poll: called between fits; it may raise to stop.
+            most_error: as `baselines.fit_probe` takes it.
+        """
+        centre, scale = standardizer(seen)
+        rows, others = (seen - centre) * scale, (held - centre) * scale
+
+        def fold(one: Linear) -> Linear:
+            """A linear model of the features as they are."""
+            weight = one[0] * scale
+            return weight, one[1] - weight @ centre
+
+        suits = within_rounding(most_error, seen)
+        found = fit_each_strength(
+            lambda strength: self.fit(rows, target, strength, poll), self.strengths, self.more, lambda one: suits(*fold(one))
+        )
+        return fold(min(found, key=lambda one: self.cost(others @ one[0].T + one[1], expected)))
 
 
 def fit_objective(
@@ -55,74 +103,6 @@ def fit_objective(
     return (weight, bias), len(some), others @ weight.T + bias
 
 
-def fit_labels(
-    seen: np.ndarray,
-    target: np.ndarray,
-    held: np.ndarray,
-    expected: np.ndarray,
-    poll: Callable[[], None],
-    most_error: float = np.inf,
-) -> Linear:
-    """For each label logistic regression on features of equal spread; the validation rows choose one regularisation for all.
-
-    Args:
-        seen: features of the training rows, # (rows, features)
-        target: 1 where a training row has the label, 0 where not, # (rows, labels)
-        held: features of the validation rows, # (validation rows, features)
-        expected: which labels these have, # (validation rows, labels)
-        poll: called between fits; it may raise to stop.
-        most_error: as `baselines.fit_probe` takes it.
-    """
-    return _fit_best(lambda rows, strength: logistic_of_labels(rows, target, strength, poll), REGULARISATION, 0.1,
-                 lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held, most_error)  # fmt: skip
-
-
-def fit_number(
-    seen: np.ndarray,
-    target: np.ndarray,
-    held: np.ndarray,
-    expected: np.ndarray,
-    poll: Callable[[], None],
-    most_error: float = np.inf,
-) -> Linear:
-    """Ridge regression on features of equal spread; the validation rows choose its strength.
-
-    Args:
-        seen: features of the training rows, # (rows, features)
-        target: their numbers, # (rows, 1)
-        held: features of the validation rows, # (validation rows, features)
-        expected: their numbers, # (validation rows, 1)
-        poll: called between fits; it may raise to stop.
-        most_error: as `baselines.fit_probe` takes it.
-    """
-    return _fit_best(lambda rows, strength: _ridge(rows, target, strength, poll), RIDGE, 10.0,
-                 lambda numbers: float(np.square(numbers - expected).sum()), seen, held, most_error)  # fmt: skip
-
-
-def _fit_best(
-    fit: Callable[[np.ndarray, float], Linear],
-    strengths: Sequence[float],
-    more: float,
-    cost: Callable[[np.ndarray], float],
-    seen: np.ndarray,
-    held: np.ndarray,
-    most_error: float,
-) -> Linear:
-    """The fit with the least cost on the validation rows, for the features as they are."""
-    centre, scale = standardizer(seen)
-    rows, others = (seen - centre) * scale, (held - centre) * scale
-
-    def fold(one: Linear) -> Linear:
-        """A linear model of the features as they are."""
-        weight = one[0] * scale
-        return weight, one[1] - weight @ centre
-
-    found = fit_each_strength(
-        lambda strength: fit(rows, strength), strengths, more, lambda one: rounding_error(*fold(one), seen) <= most_error
-    )
-    return fold(min(found, key=lambda one: cost(others @ one[0].T + one[1])))
-
-
 def logistic_of_labels(features: Any, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:
     """For each label logistic regression; one that all rows have, or none, has its log-odds as bias and no weights.
 
@@ -147,3 +127,14 @@ def _ridge(rows: np.ndarray, target: np.ndarray, strength: float, poll: Callable
     poll()
     model = Ridge(alpha=strength).fit(rows.astype(np.float64), target)
     return np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+
+
+fit_labels = LinearFit(
+    logistic_of_labels,
+    REGULARISATION,
+    0.1,
+    lambda logits, expected: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()),
+)
+"""For each label logistic regression, one regularisation for all; targets are 1 where a row has the label, and 0 where not."""
+fit_number = LinearFit(_ridge, RIDGE, 10.0, lambda numbers, expected: float(np.square(numbers - expected).sum()))
+"""Ridge regression on one number a row."""

@@ -233,11 +233,7 @@ METRICS = _Metrics(
         "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(_is_right, _ones), share=True),
         "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes", _of_tallies(_macro_f1_of), share=True),
         "balanced_accuracy": Metric(
-            balanced_accuracy,
-            True,
-            "share of rows that are right, averaged over the classes",
-            _of_tallies(_balanced_accuracy_of),
-            share=True,
+            balanced_accuracy, True, "recall averaged over the classes", _of_tallies(_balanced_accuracy_of), share=True
         ),
         "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
         "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),

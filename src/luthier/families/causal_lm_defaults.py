@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from luthier.families.by_size import row_for
+from luthier.families.by_size import affordable_depth, row_for
 from luthier.families.choice import Choice
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ CONTEXT = {"scratch": (256, "a page; attention costs little yet"), "base": (512,
 HIGHEST_RATE = 4e-3
 """The Step Law was fitted on networks of 60 million weights and more; below, its learning rates are cut to this."""
 FEWEST_STEPS = 100
-FEWEST_BLOCKS = 2
-"""Of a network from scratch, unless somebody sets one."""
 DIALS = ("objective.depth", "objective.width", "objective.heads", "objective.context", "training.epochs")
 """Fields on which the Step Law's learning rate or batch depend; whoever sets one by hand gets these reckoned again."""
 
@@ -117,20 +114,21 @@ def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
     vocabulary, a_token, why_vocabulary = row_for(VOCABULARIES, characters)
     epochs, why_epochs = row_for(EPOCHS, characters)
     tokens = characters / a_token * epochs
-    depth, why_depth = row_for(DEPTHS, tokens)
+    chosen = Choice("objective.depth", *row_for(DEPTHS, tokens))
 
-    def affordable_tokens(depth: int) -> float:
-        """Tokens for which the time suffices at a depth."""
-        return math.inf if seconds is None else operations_in(seconds) / operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
+    def of_a_token(depth: int) -> float:
+        """Floating-point operations to learn from one."""
+        return operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
 
-    able = [fewer for fewer in range(FEWEST_BLOCKS, depth + 1) if affordable_tokens(fewer) >= characters / a_token]
-    if depth not in able:
-        depth, why_depth = (able[-1] if able else FEWEST_BLOCKS), f"what {seconds:.0f} seconds of this machine carry over the text, about"
+    if seconds is not None:
+        chosen = affordable_depth(chosen, lambda blocks: of_a_token(blocks) * characters / a_token, seconds)
+    depth: Any = chosen.value
     context, why_context = CONTEXT["scratch"]
-    tokens = min(tokens, affordable_tokens(depth))
+    if seconds is not None:
+        tokens = min(tokens, operations_in(seconds) / of_a_token(depth))
     return [
         Choice("objective.vocabulary", vocabulary, why_vocabulary),
-        Choice("objective.depth", depth, why_depth),
+        chosen,
         Choice("objective.context", context, why_context),
         learning_rate(parameters(depth, 64 * depth), tokens),
         Choice(

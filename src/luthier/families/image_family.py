@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.errors import DataError, nearest
+from luthier.core.errors import DataError, NoRows, nearest
 from luthier.core.proof import Proof, ProofContext, row_of
 from luthier.core.types import Record
 from luthier.data import similar_images
@@ -200,8 +200,8 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
     if path.suffix.lower() not in ENDINGS and (names_table(path) or on_disk(path) != path):
         try:
             table = read(path)
-        except DataError as problem:  # a file to predict needs no 30 rows
-            raise DataError(problem.message, "give at least one row" if "30 rows" in problem.remedy else problem.remedy) from None
+        except NoRows as problem:  # a training would need more
+            raise DataError(problem.message, "give at least one row") from None
         if table.rejected:
             first = table.rejected[0]
             raise DataError(f"{path}, line {first.line}: {first.reason}", "mend the row: a prediction for every row is promised")

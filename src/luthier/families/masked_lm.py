@@ -13,7 +13,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import HELD_OUT, Example, Record, Scores
 from luthier.data.reading import RowKind
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
-from luthier.families.by_size import row_for
+from luthier.families.by_size import affordable_depth, row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.choice import Choice
 from luthier.families.corpus_family import CorpusFamily, refuse_empty_tokens
@@ -42,8 +42,6 @@ DEPTHS = (
 """Below this many tokens of the whole run, blocks of a network from scratch, and why."""
 A_TOKEN, PIECE = 4, 128
 """Characters of a token, about, and tokens of a piece."""
-FEWEST_BLOCKS = 2
-"""Of a network from scratch, unless somebody sets one."""
 COUNTED = 4_000_000
 """Tokens that are counted at most for the frequencies of words."""
 UNSEEN = 0.1
@@ -101,17 +99,10 @@ class MaskedLmFamily(CorpusFamily):
 
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
-        from luthier.models.machine_speed import operations_in
-
         passed = _characters(dataset) / A_TOKEN
-        suits: Any = next(choice.value for choice in choices if choice.path == "objective.depth")
-        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= operations_in(seconds)]
-        if suits in able:
-            return choices
-        smaller = Choice(
-            "objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds of this machine carry over the text, about"
-        )
-        return [smaller if choice.path == smaller.path else choice for choice in choices]
+        suits = next(choice for choice in choices if choice.path == "objective.depth")
+        depth = affordable_depth(suits, lambda blocks: _operations(blocks) * passed, seconds)
+        return [depth if choice is suits else choice for choice in choices]
 
     def depth(self, dataset: Dataset, epochs: float) -> Choice:
         """Blocks of a network from scratch."""

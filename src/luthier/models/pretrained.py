@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
-from luthier.models import packed, padded
+from luthier.models import compiled, packed, padded
 from luthier.models.base import ENCODERS, PADDED, ROBERTAS, USUAL, Base
 from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
@@ -69,6 +69,10 @@ class PackedNetwork(nn.Module):
             network.set_attn_implementation(packed.NAME)
         self.frozen_cache: FrozenLayerCache | None = None
         self.kernels: Kernels | None = None
+
+    def load_kernels(self) -> Kernels | None:
+        """Compute by the compiled kernels while training, see `use`; they are compiled first where they are not kept."""
+        return self.use(compiled.load())
 
     def use(self, kernels: Kernels) -> Kernels | None:
         """Compute by compiled kernels while training.

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,20 +17,22 @@ from luthier.models import compiled
 from luthier.models.store import home
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+"""Of the compiler."""
+HEADER = Path(__file__).with_name("registers.h")
+"""That any of the sources may include."""
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
 Library = TypeVar("Library")
 
 
-def library_file(name: str, source: Path, flags: Sequence[str] = FLAGS) -> Path:
+def library_file(name: str, source: Path) -> Path:
     """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models.
 
     Args:
         name: that the file begins with.
         source: in C++.
-        flags: of the compiler.
     """
-    key = hashlib.sha256("\0".join([source.read_text(), *flags, describe_processor()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([source.read_text(), HEADER.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
     return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"{name}-{key}.so"
 
 
@@ -49,18 +51,17 @@ def _processor_lines() -> list[str]:
     return file.read_text().split("\n") if file.exists() else [f"model name: {platform.processor()}"]
 
 
-def build(name: str, source: Path, flags: Sequence[str] = FLAGS) -> Path:
+def build(name: str, source: Path) -> Path:
     """Compile, unless it is there; takes some seconds.
 
     Args:
         name: that the file begins with.
         source: in C++.
-        flags: of the compiler.
 
     Raises:
         LuthierError: there is no compiler, it failed, or there is no place for what it makes.
     """
-    file = library_file(name, source, flags)
+    file = library_file(name, source)
     if file.is_file():
         return file
     if not file.is_absolute():
@@ -71,29 +72,26 @@ def build(name: str, source: Path, flags: Sequence[str] = FLAGS) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as room:
             made = Path(room) / file.name
-            command = [os.environ.get("CXX", "g++"), *flags, "-o", str(made), str(source)]
+            command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{HEADER.parent}", "-o", str(made), str(source)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not made.is_file():
-                raise ModelError(f"the step could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
+                raise ModelError(f"{source.name} could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
             made.replace(file)  # another process may have been faster: the same code
     return file
 
 
-def load(name: str, source: Path, flags: Sequence[str], opened: Callable[[Path], Library]) -> Library:
+def load(name: str, source: Path, opened: Callable[[Path], Library]) -> Library:
     """The compiled code, compiled first where it is not there.
 
     Args:
         name: that the file begins with.
         source: in C++.
-        flags: of the compiler.
         opened: loads a file and says what its functions take.
 
     Raises:
         LuthierError: it cannot be had.
     """
     try:
-        return opened(build(name, source, flags))
+        return opened(build(name, source))
     except OSError as problem:  # also of the dynamic loader
-        raise ModelError(
-            f"compiled code cannot be had: {problem}", f"remove {library_file(name, source, flags)}: it is compiled again"
-        ) from None
+        raise ModelError(f"compiled code cannot be had: {problem}", f"remove {library_file(name, source)}: it is compiled again") from None

@@ -1,27 +1,16 @@
 // A step of CBOW with negative sampling, and AdaGrad on the rows of a table that a step has read; models/word_kernels.py compiles and calls it.
 //
 // Every sum is taken in an order that follows from the words alone, not from threads: equal words give equal bits on any number of them.
+#include "registers.h"
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <omp.h>
 #include <vector>
 
-// As many numbers as one register holds, and the vectors of a tile of a product whose sums the registers hold.
-#if defined(__AVX512F__)
-static const int LANES = 16, TALL = 8;
-#elif defined(__AVX2__)
-static const int LANES = 8, TALL = 4;
-#else
-static const int LANES = 4, TALL = 4;
-#endif
-static const int BROAD = 3;
+static const int TALL = LANES == 16 ? 8 : 4, BROAD = 3;  // rows, and vectors of each, of a tile of a product: the registers hold its sums
 static const int SHARING = 64;  // words that share their negative samples, as in objectives/windows.py
 static const int WIDEST = 32;   // words of a window, to either side
 static const int AT_ONCE = 4;   // groups of a thread before their gradients are added up
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
 
 extern "C" {
 struct Windows {  // words: reach more on either side; left and right: words of each window; noise: (groups, samples)
@@ -31,22 +20,12 @@ struct Windows {  // words: reach more on either side; left and right: words of 
 struct Gradient { int64_t* rows; float* values; int64_t count; };  // rows ascending, each once; values: (count, width)
 }
 
-static inline Floats broadcast(float x) { return x - Floats{}; }
 static inline Floats& at(float* place) { return *(Floats*)place; }
 static inline const Floats& at(const float* place) { return *(const Floats*)place; }
 
-static inline Floats exponential(Floats x) {  // Cephes' expf, for x from -87 to 0; what lies below is taken as -87
+static inline Floats exponential(Floats x) {  // for x up to 0; what lies below -87 is taken as -87
     Floats low = broadcast(-87.0f);
-    x = x < low ? low : x;
-    Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats p = broadcast(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f; p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f;
-    Floats whole = p * r * r + r + 1.0f;
-    Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-    Floats scale;
-    std::memcpy(&scale, &power, sizeof scale);
-    return scale * whole;
+    return exponential_within(x < low ? low : x);
 }
 
 // The logarithm of 1 + e^x, added up: the sum of what is above zero, and the product of 1 + e^-|x|, of which one logarithm is taken in the end. At most 64 factors of

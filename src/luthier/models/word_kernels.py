@@ -14,7 +14,6 @@ from torch import Tensor
 
 from luthier.core.errors import LuthierError
 from luthier.models import shared_library
-from luthier.models.shared_library import FLAGS
 
 NAME, SOURCE = "words", Path(__file__).with_name("word_kernels.cpp")
 SHARING = 64
@@ -54,7 +53,7 @@ class WordKernels:
     """
 
     def __init__(self) -> None:
-        self._library = shared_library.load(NAME, SOURCE, FLAGS, _open)
+        self._library = shared_library.load(NAME, SOURCE, _open)
 
     def cbow(
         self, inputs: Tensor, outputs: Tensor, words: Tensor, left: Tensor, right: Tensor, noise: Tensor, negatives: float, reach: int

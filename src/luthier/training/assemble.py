@@ -17,7 +17,6 @@ from luthier.data.lazy_examples import Joined
 from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.models import compiled
 from luthier.models.base import Base
 from luthier.models.frozen_cache import MOST, FrozenLayerCache
 from luthier.models.trainable import TrainableNetwork
@@ -108,7 +107,8 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = lr_multipliers(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    kernels = load_kernels(model) if experiment.training.kernels == "compiled" else None
+    load_kernels = getattr(model, "load_kernels", None)  # of networks that have compiled ones
+    kernels = load_kernels() if load_kernels is not None and experiment.training.kernels == "compiled" else None
     sparse = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, sparse, kernels)
     model.frozen_cache = make_frozen_cache(
@@ -117,13 +117,6 @@ def build(
     objective.begin(model, Joined(train, validation), cache)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
-
-
-def load_kernels(model: Any) -> Any:
-    """The compiled kernels, in use: a model's own where it has such; None where nothing of it is known to any."""
-    if hasattr(model, "load_kernels"):
-        return model.load_kernels()
-    return model.use(compiled.load()) if hasattr(model, "use") else None
 
 
 def make_frozen_cache(

@@ -89,7 +89,7 @@ def test_code_for_narrower_registers_gives_the_same_logits_and_the_same_bits_alo
     registers, networks, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path))
-    monkeypatch.setattr(compiled_step, "FLAGS", tuple(flag for flag in compiled_step.FLAGS if not flag.startswith("-march")) + registers)
+    monkeypatch.setattr(shared_library, "FLAGS", tuple(flag for flag in shared_library.FLAGS if not flag.startswith("-march")) + registers)
     model, network = networks("llama")
     tokens = some_tokens(40)
     with model.for_generation() as own:

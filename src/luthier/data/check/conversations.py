@@ -35,11 +35,9 @@ def check(sheet: Sheet) -> list[Finding]:
     if echoed:
         severity = "warning" if len(echoed) > OFTEN * len(sheet) else "note"
         whole = sum(normalise(sheet.labels[row]) == sheet.plain[row] for row in echoed)
-        whose = "its" if len(echoed) == 1 else "their"
-        part = "" if whole == len(echoed) else f"only a part of {whose} {prompt}" if not whole else f"{whose} {prompt} or a part of it"
-        claim = several(
-            len(echoed), answer, f"repeat {part or f'{whose} {prompt}'}" + (f", {whole:,} of them word for word" if part and whole else "")
-        )
+        own = f"{'its' if len(echoed) == 1 else 'their'} {prompt}"
+        repeated = f"{own} or a part of it, {whole:,} of them word for word" if whole else f"only a part of {own}"
+        claim = several(len(echoed), answer, f"repeat {own if whole == len(echoed) else repeated}")
         findings.append(
             sheet.finding("conversations.echo", severity, claim, f"look whether {prompt} and {answer} were joined or mixed up", echoed)
         )

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, NoRows
 from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rows
 from luthier.data.sources.sandbox import LIMITS
@@ -110,7 +110,7 @@ def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
     require_extra("pyarrow", f"{path}: reading {kind}", DataError)
     for file in files:
         if file.stat().st_size == 0:
-            raise DataError(f"{file} is empty", "give a file with at least 30 rows")
+            raise NoRows(f"{file} is empty", "give a file with at least 30 rows")
     command = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
     rows, number = reading.rows(), 0
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -136,7 +136,7 @@ def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
         how = last if code > 0 else f"the reader was ended by signal {-code}"
         raise DataError(f"{path} is not a sound {kind} file: {how[:300]}", "write it again; a part of it may be missing")
     if not rows.values:
-        raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
+        raise NoRows(f"{path} holds no rows", "give a file with at least 30 rows")
     return rows
 
 

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, nearest
+from luthier.core.errors import DataError, NoRows, nearest
 from luthier.core.extras import require_extra
 from luthier.data.archives import ALWAYS, MOST_TIMES, on_disk
 from luthier.data.rows import Reading, Rejected, Rows
@@ -194,7 +194,7 @@ def _check_images(file: Path, name: str, shape: tuple[int, ...], dtype: Any) -> 
             f"{said}, and images are rows × height × width (grey) or rows × height × width × 3", f"give such an array, {AS_PICTURES}"
         )
     if not _count(shape):
-        raise DataError(f"{said}: it is empty", "give a file with at least 30 images")
+        raise NoRows(f"{said}: it is empty", "give a file with at least 30 images")
     if dtype.kind not in "buif" or (dtype.kind in "u" and dtype.itemsize > 2):
         raise DataError(
             f"{file}: {name} holds {dtype}, and pixels are uint8, uint16, whole numbers from 0 to 255, or fractions from 0 to 1",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, NoRows
 from luthier.core.words import plural
 from luthier.data.rows import HALF, Reading, Rejected, Rows
 from luthier.data.sources.documents import NEEDS, texts_of
@@ -147,7 +147,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
                 document = _read_plain(Reading(path, encoding))
             except DataError as problem:
                 if path == root:
-                    raise DataError(problem.message, "give some text" if "30 rows" in problem.remedy else problem.remedy) from None
+                    raise DataError(problem.message, "give some text" if isinstance(problem, NoRows) else problem.remedy) from None
                 why = problem.message.removeprefix(f"{path} ")
         if document is None:
             rejected.append(Rejected(str(path), number, why, path.name))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, NoRows
 from luthier.core.words import plural
 from luthier.data.rows import Reading, Rejected, Rows
 
@@ -126,7 +126,7 @@ def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
     path, header = str(reading.path), reading.header
     firsts = list(islice(cells, LOOKED_AT))
     if not firsts:
-        raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
+        raise NoRows(f"{path} holds no rows", "give a file with at least 30 rows")
     if header is None:
         header = not _first_row_is_data([row for _, row in firsts])
     widths = Counter(len(row) for _, row in firsts)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from luthier.core.errors import DataError, nearest
+from luthier.core.errors import DataError, NoRows, nearest
 from luthier.core.extras import require_extra
 from luthier.core.words import several
 from luthier.data.archives import ALWAYS, MOST_TIMES
@@ -123,7 +123,7 @@ def _refuse_unsound(reading: Reading) -> None:
             "open it in a spreadsheet program and save it as .xlsx without a password",
         )
     if not start:
-        raise DataError(f"{path} is empty", "give a file with at least 30 rows")
+        raise NoRows(f"{path} is empty", "give a file with at least 30 rows")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

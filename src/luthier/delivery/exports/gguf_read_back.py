@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import Encoded, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
-from luthier.delivery.exports.gguf_tensors import KINDS, compare_file, round_tensors
+from luthier.delivery.exports.gguf_tensors import KINDS, RoundedFile, compare_file
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, GPT2, KNOWN
 from luthier.models.gguf import hide_progress
 
 
-class ReadBack:
+class ReadBack(RoundedFile):
     """A GGUF file in transformers.
 
     Args:
@@ -56,7 +56,6 @@ class ReadBack:
         _cut_words(self.tokenizer, header)
         self.about = f"transformers {transformers.__version__}, which read the file back: llama.cpp is not installed and was not asked"
         self.precision, self.ends = header.precision, header.ends
-        self.computes = "float32" if header.precision in KINDS else header.precision
         self.unseen: Mapping[str, str] = {}
         self.begins = header["tokenizer.ggml.bos_token_id"]
         self.adds = bool(header["tokenizer.ggml.add_bos_token"]) and self.begins is not None
@@ -107,9 +106,10 @@ class ReadBack:
         """The tensors of the file that are not the bundle's, rounded once."""
         return compare_file(self.file, bundle)
 
-    def round_weights(self, bundle: Path) -> Iterator[tuple[str, Any]]:
-        """The tensors that the file rounds, rounded once."""
-        return round_tensors(bundle, self.precision)
+    @property
+    def computes(self) -> str:
+        """Exactly, once the weights are rounded; a quantiser of llama.cpp's own cannot be followed."""
+        return "float32" if self.precision in KINDS else self.precision
 
     def close(self) -> None:
         """Let go of the network."""

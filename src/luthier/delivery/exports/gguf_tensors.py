@@ -161,6 +161,22 @@ def round_tensors(folder: Path, precision: str) -> Iterator[tuple[str, Any]]:
             yield name, torch.from_numpy(gguf.dequantize(rounded, gguf.GGMLQuantizationType[kind]).reshape(shape))
 
 
+class RoundedFile:
+    """What the runtimes of a GGUF file have in common: which tensors it rounds, and what else llama.cpp does."""
+
+    precision: str
+    """Of the file."""
+
+    @property
+    def computes(self) -> str:
+        """As its weights: llama.cpp rounds states to what they are multiplied with."""
+        return self.precision
+
+    def round_weights(self, bundle: Path) -> Iterator[tuple[str, Any]]:
+        """The tensors that the file rounds, rounded once."""
+        return round_tensors(bundle, self.precision)
+
+
 def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
     """The tensors of a GGUF file that are not the bundle's, rounded once.
 

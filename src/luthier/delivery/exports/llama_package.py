@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,14 +11,14 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import Encoded, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
-from luthier.delivery.exports.gguf_tensors import compare_file, round_tensors
+from luthier.delivery.exports.gguf_tensors import RoundedFile, compare_file
 from luthier.delivery.exports.llama_bindings import PACKAGES, Bindings, installed_package
 
 LONGEST = 640
 """Tokens that are read at most: of each the scores of all tokens are kept."""
 
 
-class PackagedFile:
+class PackagedFile(RoundedFile):
     """A GGUF file in llama.cpp.
 
     Args:
@@ -103,15 +102,6 @@ class PackagedFile:
     def compare_weights(self, bundle: Path) -> list[WeightDifference]:
         """The tensors of the file that are not the bundle's, rounded once."""
         return compare_file(self.file, bundle)
-
-    @property
-    def computes(self) -> str:
-        """As its weights: llama.cpp rounds states to what they are multiplied with."""
-        return self.precision
-
-    def round_weights(self, bundle: Path) -> Iterator[tuple[str, Any]]:
-        """The tensors that the file rounds, rounded once."""
-        return round_tensors(bundle, self.precision)
 
     def close(self) -> None:
         """Let go of the network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import WEIGHTS, Encoded, WeightDifference
-from luthier.delivery.exports.gguf_tensors import round_tensors
+from luthier.delivery.exports.gguf_tensors import RoundedFile
 from luthier.delivery.exports.json_http import JsonServer, Refused
 from luthier.models.llama_process import NO_CHAT_PARSER
 
@@ -21,7 +21,7 @@ MARK = "\ue0a2"
 """A turn that is found again in a rendered text."""
 
 
-class LlamaServer:
+class LlamaServer(RoundedFile):
     """A llama-server, over HTTP.
 
     Args:
@@ -93,15 +93,6 @@ class LlamaServer:
     def compare_weights(self, bundle: Path) -> list[WeightDifference]:
         """Not to be seen over HTTP."""
         raise ModelError("a server does not show its weights")
-
-    @property
-    def computes(self) -> str:
-        """As its weights: llama.cpp rounds states to what they are multiplied with."""
-        return self.precision
-
-    def round_weights(self, bundle: Path) -> Iterator[tuple[str, Any]]:
-        """The tensors that the file rounds, rounded once."""
-        return round_tensors(bundle, self.precision)
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from luthier.core.types import Example, Scores
 from luthier.delivery.exports.exporter import TOKENS, ComputesAsUsed, Runtime, Translator, Writer
+from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer
@@ -42,6 +43,17 @@ class NetworkParity(Generic[RuntimeT]):
     def compute_as_used(self) -> bool:
         """From now on the export computes as for whoever uses it; whether that is another way."""
         return isinstance(self.runtime, ComputesAsUsed) and self.runtime.compute_as_used()
+
+    def judge(self, decided: str | None, ours: Scores, theirs: Scores) -> Measured:
+        """The metric of the trainer as it was trained, and of the export.
+
+        Args:
+            decided: the metric that decided the run, where it is known.
+            ours: the trainer's scores, after its weights were rounded where they are.
+            theirs: the export's, as it is used.
+        """
+        name = choose_metric(decided, self.trainer, ours)
+        return compare_metric(ours, theirs, name) if self.trained is None else compare_metric(self.trained, theirs, name, ours)
 
     def tokens_differ(self, row: int, ours: Sequence[int], theirs: Sequence[int], **evidence: Any) -> StageResult:
         """The stage of token ids, parted at a row.

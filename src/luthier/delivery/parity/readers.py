@@ -14,7 +14,7 @@ from torch import Tensor
 
 from luthier.core.types import Batch, Example, Scores
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, Encoded, Reader
-from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
+from luthier.delivery.parity.metric import Measured
 from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
@@ -158,9 +158,7 @@ class ReaderParity(NetworkParity[Reader]):
         rows = [row for row, example in zip(self._rows_read(), self.examples, strict=True) if example.units]
         network = getattr(model, "network", None) if self.gives in ("picture", "rebuilt") else None
         exported = ExportedNetwork(self._ask, self.gives, objective.spec, order=self._order(), network=network, hidden_only=True)
-        theirs = score(exported, objective, rows, answers=0)
-        name = choose_metric(decided, self.trainer, ours)
-        return compare_metric(self.trained or ours, theirs, name, ours if self.trained is not None else None)
+        return self.judge(decided, ours, score(exported, objective, rows, answers=0))
 
     def scores_of_trainer(self) -> Scores | None:
         """By its objective, of the rows that say what is right."""

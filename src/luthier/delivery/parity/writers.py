@@ -12,7 +12,7 @@ import torch
 from luthier.core.types import HELD_OUT, Example, Message, Scores
 from luthier.data.chat import prompt, render
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
-from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
+from luthier.delivery.parity.metric import Measured
 from luthier.delivery.parity.network_parity import NetworkParity, compare_end, compare_probe, first_difference
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
@@ -127,10 +127,7 @@ class WriterParity(NetworkParity[Writer]):
         """Of what the trainer and the export lose on each row."""
         if self.compute_as_used():
             self.theirs = self._log_probabilities_of_export()
-        ours, theirs = self._scores(self.ours), self._scores(self.theirs)
-        return compare_metric(
-            self.trained or ours, theirs, choose_metric(decided, self.trainer, ours), ours if self.trained is not None else None
-        )
+        return self.judge(decided, self._scores(self.ours), self._scores(self.theirs))
 
     def scores_of_trainer(self) -> Scores:
         """What it loses on each row."""
@@ -357,9 +354,7 @@ class TranslatorParity(NetworkParity[Translator]):
         """Of what the trainer and the export lose on each row."""
         if self.compute_as_used():
             self.theirs = self._log_probabilities_of_export()
-        ours, theirs = _scores(self.ours), _scores(self.theirs)
-        name = choose_metric(decided, self.trainer, ours)
-        return compare_metric(self.trained or ours, theirs, name, ours if self.trained is not None else None)
+        return self.judge(decided, _scores(self.ours), _scores(self.theirs))
 
 
 def _scores(side: Sequence[np.ndarray]) -> Scores:

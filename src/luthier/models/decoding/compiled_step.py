@@ -17,7 +17,6 @@ from luthier.models import shared_library
 from luthier.models.decoding.int8 import lay_in_panels, quantise_groups
 from luthier.models.decoding.network import Block, DecodeNetwork, Linear
 from luthier.models.decoding.step import Cache, Span, lay_out_rows
-from luthier.models.shared_library import FLAGS
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
@@ -51,7 +50,7 @@ class _Rows(Structure):
 
 def library_file() -> Path:
     """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models."""
-    return shared_library.library_file("decode", SOURCE, FLAGS)
+    return shared_library.library_file("decode", SOURCE)
 
 
 def load_library() -> Any:
@@ -60,7 +59,7 @@ def load_library() -> Any:
     Raises:
         LuthierError: it cannot be had.
     """
-    return shared_library.load("decode", SOURCE, FLAGS, _library)
+    return shared_library.load("decode", SOURCE, _library)
 
 
 @functools.cache

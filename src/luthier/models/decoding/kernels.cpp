@@ -2,25 +2,14 @@
 //
 // Every sum is taken in an order that depends on its own row alone: neither on how many rows go through the network together, nor on threads. So a text gets
 // the same bits alone, beside others, and however its prompt was cut into chunks.
+#include "registers.h"
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <omp.h>
 #include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
-// As many numbers as one register holds: the compiler keeps wider ones in memory, and each operation then reads and writes it.
-#if defined(__AVX512F__)
-static const int LANES = 16;
-#elif defined(__AVX2__)
-static const int LANES = 8;
-#else
-static const int LANES = 4;
-#endif
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));  // wherever they lie
-typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 
 static const int PAGE = 16;    // tokens of a page of keys and values
@@ -51,8 +40,6 @@ struct Rows {  // tables: the pages of every text, (texts, pages)
 };
 }
 
-static inline Floats broadcast(float x) { return x - Floats{}; }  // unlike a sum with zero, this keeps the sign of zero and costs nothing
-
 static inline Floats load(const float* at) { return *(const Floats*)at; }
 #ifdef __AVX512F__
 static inline Floats load(const int8_t* at) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at))); }
@@ -62,20 +49,12 @@ static inline Floats load(const int8_t* at) { return (Floats)_mm256_cvtepi32_ps(
 static inline Floats load(const int8_t* at) { return __builtin_convertvector(*(const Bytes*)at, Floats); }
 #endif
 
-static inline Floats exponential(Floats x) {  // Cephes' expf, with 0 for what lies below -87
+static inline Floats exponential(Floats x) {  // 0 for what lies below -87
     Floats low = broadcast(-87.0f), high = broadcast(88.0f);
     Ints tiny = x < low;
     x = tiny ? low : x;
     x = x > high ? high : x;
-    Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats p = broadcast(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f; p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f;
-    Floats whole = p * r * r + r + 1.0f;
-    Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-    Floats told;
-    std::memcpy(&told, &power, sizeof told);
-    return tiny ? broadcast(0.0f) : told * whole;
+    return tiny ? broadcast(0.0f) : exponential_within(x);
 }
 
 static inline float add_up(Floats x) {
