@@ -79,7 +79,7 @@ def read_all(opened: socket.socket) -> bytes:
     return found
 
 
-def until(holds: Any, seconds: float = 5.0) -> bool:
+def until(holds: Any, seconds: float = 30.0) -> bool:
     """Whether something comes to hold within a time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

