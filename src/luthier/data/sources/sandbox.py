@@ -67,8 +67,9 @@ def _child(script: str, files: Sequence[Path], seconds: float, memory: int, more
                 lines.put(line)
             lines.put(b"")
 
-        for work in (ask, listen):
-            threading.Thread(target=work, daemon=True).start()
+        workers = [threading.Thread(target=work, daemon=True) for work in (ask, listen)]
+        for worker in workers:
+            worker.start()
         try:
             for _ in files:
                 line = lines.get(timeout=seconds)
@@ -79,3 +80,5 @@ def _child(script: str, files: Sequence[Path], seconds: float, memory: int, more
             return
         finally:
             child.kill()
+            for worker in workers:  # they use the pipes that are closed next
+                worker.join()
