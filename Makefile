@@ -4,7 +4,8 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 LOCK := requirements.lock
 # small models gain nothing from a second thread: two files of tests at a time instead, each on one; the slow files first (tests/conftest.py)
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# what one process has compiled of the sources, a hundred others need not, also where a container asks to keep none of it
+SIDE_BY_SIDE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install run test test-modes torture test-lowest test-peers examples wheel lock check docs clean
 

@@ -26,6 +26,7 @@ from luthier.core.types import Record
 from luthier.models.base import Base
 from luthier.models.store import inspect
 from luthier.training import steps
+from tests import processes
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -53,6 +54,11 @@ imported = 0
 def pytest_collection_finish() -> None:
     """Let Python's collector look again: what was imported and collected until here stays anyway."""
     gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """End the process that those of the tests were forked from."""
+    processes.close()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import luthier as package
 from luthier.app.cli import app
 from luthier.core.errors import LuthierError
+from tests import processes
 from tests.conftest import rows
 
 COMMANDS = (
@@ -43,8 +45,8 @@ COMMANDS = (
 )
 
 
-def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+def luthier(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return processes.run("-m", "luthier", *words, **options)
 
 
 def here(*words: object) -> int:
@@ -162,19 +164,8 @@ def test_a_mistake_ends_with_exit_code_2_and_one_message(tmp_path: Path, words: 
 
 def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     file = make(tmp_path)
-    done = luthier(
-        "run",
-        file,
-        "--base",
-        bases("bert").folder,
-        "--out",
-        tmp_path / "run",
-        "--set",
-        "training.steps=20",
-        "--set",
-        "optimizer.lr=0.003",
-        "--json",
-    )
+    words = ["run", file, "--base", bases("bert").folder, "--out", tmp_path / "run", "--set", "training.steps=20", "--set", "optimizer.lr=0.003", "--json"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["task"] == "classification"
@@ -201,7 +192,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
 def begin(*words: object) -> subprocess.Popen[str]:
     """The command as a process, once its training has begun."""
     out = Path(str(words[words.index("--out") + 1]))
-    process = subprocess.Popen([sys.executable, "-m", "luthier", *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
+    process = processes.begin("-m", "luthier", *words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     until = time.monotonic() + 300
     while not list(out.rglob("metrics.jsonl")) and time.monotonic() < until:
         time.sleep(0.02)
@@ -228,7 +219,7 @@ main()
 def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(bases, tmp_path: Path) -> None:
     folder, mark, base = tmp_path / "a run", tmp_path / "mark", bases("bert").folder
     words = ("run", make(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=20", "--force", "--quiet")
-    process = subprocess.Popen([sys.executable, "-c", WAITS, str(mark), *map(str, words)], stderr=subprocess.PIPE, text=True)
+    process = processes.begin("-c", WAITS, mark, *words, stderr=subprocess.PIPE)
     until = time.monotonic() + 300
     while not mark.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
@@ -270,7 +261,7 @@ def test_ctrl_c_before_anything_was_written_says_only_that_it_stopped(tmp_path: 
         f"sys.argv = ['luthier', 'run', {str(make(tmp_path))!r}]\n"
         "from luthier.app.cli import main\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
+    done = processes.run("-c", code, cwd=tmp_path)
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1] == "luthier: stopped"
 

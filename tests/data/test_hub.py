@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.hub import _choose_files
+from tests import processes
 from tests.conftest import rows
 
 COMMIT = "a" * 40
@@ -77,7 +77,7 @@ class Hub:
             "HF_HUB_DISABLE_XET": "1",
             **more,
         }
-        return subprocess.run([sys.executable, "-m", "luthier", *words], capture_output=True, text=True, env=environment, check=False)
+        return processes.run("-m", "luthier", *words, env=environment)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,6 +34,7 @@ from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
+from tests import processes
 from tests.families.cases import CASES, QUICK, Case, base_of
 
 FOREVER = 1e6
@@ -290,8 +289,8 @@ def test_its_report_is_a_whole_page_that_tells_the_verdict(tried: Any, name: str
 def test_every_bundle_says_in_a_fresh_process_what_it_says_here(tried: Any) -> None:
     asked = {name: (str(tried(name).run.folder), list(tried(name).case.ask)) for name in TRAINED}
     here = {name: luthier.predict(folder, rows, limit=SHORT) for name, (folder, rows) in asked.items()}
-    code = f"import json, luthier\nfrom luthier.core.collector import collect_seldom\ncollect_seldom()\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows, limit={SHORT}) for name, (folder, rows) in {asked!r}.items()}}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = f"import json, luthier\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows, limit={SHORT}) for name, (folder, rows) in {asked!r}.items()}}))"
+    done = processes.run("-c", code, check=True)
     there = json.loads(done.stdout.split("ANSWER")[-1])
     for name in TRAINED:
         assert json.loads(json.dumps(here[name])) == there[name]

@@ -39,6 +39,7 @@ from luthier.optim.schedules import share_done
 from luthier.pilot.stages.opened_bundle import load_bundle
 from luthier.training.assemble import assemble
 from luthier.training.steps import Work, steps
+from tests import processes
 
 FEW = ["objective.side=16", "objective.width=8", "training.epochs=8", "training.batch_size=16", "optimizer.lr=3e-3"]
 
@@ -144,12 +145,12 @@ def test_a_fresh_process_predicts_from_a_folder_a_table_and_a_file(finished: Run
     table = shapes / "asked.csv"
     table.write_text("image,note\n" + "".join(f"disc/{path.name},{number}\n" for number, path in enumerate(some)))
     code = (
-        "import luthier, sys, json; from luthier.core.collector import collect_seldom; collect_seldom(); bundle, folder, table, file, out = sys.argv[1:];"
+        "import luthier, sys, json; bundle, folder, table, file, out = sys.argv[1:];"
         "print(json.dumps([luthier.predict(bundle, folder)[:3], luthier.predict(bundle, table, out=out), luthier.predict(bundle, file)]))"
     )
     asked = [str(finished.folder / "bundle"), str(shapes / "disc"), str(table), str(some[0]), str(tmp_path / "said.csv")]
     try:
-        done = subprocess.run([sys.executable, "-c", code, *asked], check=True, capture_output=True, text=True)
+        done = processes.run("-c", code, *asked, check=True)
     finally:
         table.unlink()
     of_folder, of_table, of_file = json.loads(done.stdout)
@@ -226,8 +227,6 @@ def test_a_run_stopped_at_a_step_is_resumed_to_the_same_bytes(finished: Run, sha
 
 KILLED = """
 import os, sys, luthier
-from luthier.core.collector import collect_seldom
-collect_seldom()
 def kill(step):
     if step.number == 31:
         os.kill(os.getpid(), 9)
@@ -236,8 +235,7 @@ luthier.train(sys.argv[1], out=sys.argv[2], watchers=[kill])
 
 
 def test_a_run_killed_without_warning_is_resumed_to_the_same_bytes(finished: Run, tmp_path: Path) -> None:
-    asked = [sys.executable, "-c", KILLED, str(finished.folder / "experiment.yaml"), str(tmp_path / "run")]
-    assert subprocess.run(asked, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert processes.run("-c", KILLED, finished.folder / "experiment.yaml", tmp_path / "run").returncode == -signal.SIGKILL
     assert weights(luthier.resume(tmp_path / "run").folder) == weights(finished.folder)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import luthier
 from luthier.core.errors import Stopped
 from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
+from tests import processes
 from tests.conftest import BAD, GOOD
 
 SETS = ["training.dtype=float32", "training.epochs=3", "optimizer.lr=0.003"]
@@ -145,8 +144,8 @@ def test_a_bundle_of_every_kind_gives_the_probabilities_that_were_evaluated(
 
 def test_a_fresh_process_predicts_the_same(averaged: Run) -> None:
     texts = [row["text"] for row in sealed_rows(averaged)[:12]]
-    code = "import json, sys, luthier; from luthier.core.collector import collect_seldom; collect_seldom(); print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
-    done = subprocess.run([sys.executable, "-c", code, str(averaged.folder), json.dumps(texts)], check=True, capture_output=True, text=True)
+    code = "import json, sys, luthier; print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
+    done = processes.run("-c", code, averaged.folder, json.dumps(texts), check=True)
     for theirs, ours in zip(json.loads(done.stdout.splitlines()[-1]), luthier.predict(averaged.folder, texts), strict=True):
         assert theirs["probabilities"] == pytest.approx(ours["probabilities"], abs=1e-6)
 

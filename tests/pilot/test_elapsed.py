@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from luthier.core.run import Clock, Run
 from luthier.pilot.stages import elapsed
 from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
+from tests import processes
 
 KILLED = """
 import os, sys, time
@@ -29,7 +28,7 @@ def test_the_seconds_of_a_killed_command_count_up_to_its_last_note(tmp_path: Pat
     (tmp_path / "experiment.yaml").touch()
     run = Run.open(tmp_path)
     for times in (1, 2, 3):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+        done = processes.run("-c", KILLED, tmp_path)
         assert done.returncode == -signal.SIGKILL
         assert 10.2 * times < earlier_seconds(run) < 12 * times
     assert not run.events_named("interrupted")

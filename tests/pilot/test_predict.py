@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.core.run import Run
 from luthier.models.manifest import write_facts
 from luthier.pilot.stages.opened_bundle import load_bundle, resolve_bundle
+from tests import processes
 from tests.conftest import rows
 
 QUICK = ["training.steps=12", "optimizer.lr=0.003"]
@@ -367,9 +366,7 @@ def test_predictions_from_the_command_line(classifier: Run, tmp_path: Path) -> N
     for words, message in ((("good", "--out", tmp_path / "x.xlsx"), "cannot be written as .xlsx"), (("-",), "standard input is empty")):
         shown, mistake = command("predict", classifier.folder, *words)
         assert (shown, message in str(mistake)) == ("", True)
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "predict", classifier.folder, "-"], check=False, capture_output=True, text=True, input=""
-    )
+    done = processes.run("-m", "luthier", "predict", classifier.folder, "-", input="")
     assert (done.returncode, "standard input is empty" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import luthier
 from luthier.core.errors import ModelError
 from luthier.core.run import Run
 from luthier.pilot.push import card_for_hub
+from tests import processes
 from tests.conftest import rows
 from tests.pilot.hub_server import TOKEN, WritableHub
 
@@ -42,7 +42,7 @@ def type_in(hub: WritableHub, home: Path, *words: object, token: str = TOKEN, **
     """A command line whose hub is this one."""
     environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), **({"HF_TOKEN": token} if token else {}), **more}
-    return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], capture_output=True, text=True, env=environment, check=False)
+    return processes.run("-m", "luthier", *words, env=environment)
 
 
 def test_a_bundle_is_pushed_whole_and_used_by_its_name_on_another_machine(trained: Run, hub: WritableHub, tmp_path: Path) -> None:

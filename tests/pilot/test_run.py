@@ -20,6 +20,7 @@ import luthier
 from luthier.core.errors import DataError, ExperimentError, LuthierError, ModelError, NoGo, RunError, Stopped
 from luthier.core.run import Run
 from luthier.training.checkpoints import verify
+from tests import processes
 from tests.conftest import rows
 
 QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
@@ -203,8 +204,6 @@ def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases
 
 KILLED = """
 import os, sys, luthier
-from luthier.core.collector import collect_seldom
-collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -214,9 +213,7 @@ luthier.train(sys.argv[1], out=sys.argv[2], watchers=[kill], force=True)
 
 def test_a_run_killed_without_warning_resumes_to_the_same_bytes(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(finished.folder / "experiment.yaml"), str(folder), "9"], check=False, capture_output=True
-    )
+    done = processes.run("-c", KILLED, finished.folder / "experiment.yaml", folder, "9")
     assert done.returncode == -signal.SIGKILL
     (folder / "validation_losses").mkdir(exist_ok=True)
     (folder / "validation_losses" / ".tmp6tHDhg").write_bytes(b"")  # as safetensors leaves it, killed between its write and its rename
@@ -237,8 +234,6 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 ENDED = """
 import os, sys, time, luthier
-from luthier.core.collector import collect_seldom
-collect_seldom()
 from luthier.core.interfaces import NullReporter
 class Kills(NullReporter):
     def stage(self, name, detail=""):
@@ -266,7 +261,7 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     assert max(line["step"] for line in ended.lines("metrics.jsonl")) == 7
     assert "a watcher ended the training there" in (ended.folder / "report.html").read_text()
     killed = tmp_path / "two"
-    done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
+    done = processes.run("-c", ENDED, experiment, killed)
     assert done.returncode == -signal.SIGKILL
     noted = json.loads((killed / "seconds.json").read_text())["seconds"]
     resumed = luthier.resume(killed, reporter=Hears())

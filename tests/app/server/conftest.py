@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import luthier
 from luthier.app.server.listen import Running
 from luthier.serving.limits import Limits
+from tests import processes
 from tests.families.cases import CASES, base_of
 
 QUICK = ("training.steps=2", "training.checkpoint_seconds=0", "training.dtype=float32")
@@ -155,10 +155,7 @@ class Process:
     def __init__(self, *words: str, home: Path) -> None:
         self.lines: list[str] = []
         environment = {**os.environ, "LUTHIER_HOME": str(home)}
-        code = "import sys; from luthier.app.cli import main; sys.argv = ['luthier', *sys.argv[1:]]; main()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.process = processes.begin("-m", "luthier", "serve", *words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def read_until(self, start: str) -> str:
         """The first line that begins so."""
