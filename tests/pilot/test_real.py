@@ -15,13 +15,13 @@ def test_the_feedback_example_becomes_a_classifier_that_transformers_can_use(tmp
     run = luthier.run(
         ROOT / "examples" / "feedback" / "feedback.csv",
         out=tmp_path / "run",
-        set=["data.most_rows=1200", "training.epochs=2", "training.ships=trained"],
+        set=["data.most_rows=600", "training.epochs=2", "training.ships=trained"],
     )
     verdict = run.verdict
     assert verdict is not None
-    assert verdict["test"]["n"] == 240
-    assert verdict["test"]["value"] > 0.82
-    assert 0.82 < verdict["base"]["value"] < 0.96
+    assert verdict["test"]["n"] == 120
+    assert verdict["test"]["value"] > 0.78
+    assert 0.8 < verdict["base"]["value"] < 0.96
     assert 0.68 < verdict["trivial"]["value"] < 0.88
     assert not [finding for finding in run.findings if finding.severity in ("warning", "stop") and finding.check.startswith("smoke")]
     texts = ["Works out of the box, I love it.", "It broke after two days and nobody answered."]
