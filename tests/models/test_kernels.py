@@ -105,7 +105,7 @@ BUILT = ("rms_norm", "attention_backward", "adamw_")
 def built(tmp_path_factory: pytest.TempPathFactory) -> compiled.Compiled:
     folder = tmp_path_factory.mktemp("kernels") / "built"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # torch would compile three programs to learn whether the compiler knows this processor
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # else three programs are compiled to learn what the compiler knows
         compiled.build(folder, BUILT)
     return compiled.Compiled(folder)
 
