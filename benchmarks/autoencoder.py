@@ -26,7 +26,8 @@ from PIL import Image
 import luthier
 from luthier.core.randomness import permutation
 
-VARIANTS = ("denoising", "plain", "variational")
+VARIANTS = ("features", "denoising", "plain", "variational")
+"""The autoencoder of what a pretrained network sees (`feature_autoencoder`), and those of pixels."""
 FOLDS = 5
 UNSEEN = 9
 """Of Fashion-MNIST the class that is never seen: ankle boots."""
@@ -122,11 +123,20 @@ def train_and_compare(rows: Path, task: str, seed: int, folder: Path, changes: l
     }
 
 
+def summary(gains: list[float]) -> list[float]:
+    """The mean over runs, and of several its standard error."""
+    error = [round(statistics.stdev(gains) / len(gains) ** 0.5, 4)] if len(gains) > 1 else []
+    return [round(statistics.fmean(gains), 4), *error]
+
+
 def run_one(name: str, rows: Path, variant: str, seed: int, out: Path, quick: bool) -> dict[str, Any]:
     """One variant on one set."""
     folder = out / "runs" / f"{name}-{variant}-{seed}".replace(" ", "-")
-    changes = [f"objective.variant={variant}", *(["training.epochs=3", "objective.width=8"] if quick else [])]
-    return {"set": name, "variant": variant, "seed": seed, "quick": quick, **train_and_compare(rows, "autoencoder", seed, folder, changes)}
+    if variant == "features":
+        task, changes = "feature_autoencoder", ["training.epochs=3"] if quick else []
+    else:
+        task, changes = "autoencoder", [f"objective.variant={variant}", *(["training.epochs=3", "objective.width=8"] if quick else [])]
+    return {"set": name, "variant": variant, "seed": seed, "quick": quick, **train_and_compare(rows, task, seed, folder, changes)}
 
 
 def main() -> None:
@@ -135,14 +145,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/autoencoder"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=VARIANTS, help="one variant alone")
+    parser.add_argument("--sets", help="only sets whose name begins so")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "autoencoder.jsonl"
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     for source in (pneumonia, brain, fashion):
+        if given.sets and not source.__name__.startswith(given.sets):
+            continue
         for name, rows in source(given.data, given.out / source.__name__, given.quick):
-            for variant in VARIANTS[:1] if given.quick else VARIANTS:
+            for variant in (given.only,) if given.only else VARIANTS[:2] if given.quick else VARIANTS:
                 for seed in range(1, 2 if given.quick else given.seeds + 1):
                     if any(
                         (each["set"], each["variant"], each["seed"], each["quick"]) == (name, variant, seed, given.quick) for each in done
@@ -160,11 +174,12 @@ def main() -> None:
                 if each["set"].split(" fold")[0] == name and each["variant"] == variant and each["quick"] == given.quick
             ]
             if some:
-                gains = [
-                    value["ours_is_better_by"][0] for each in some for rival, value in each["rivals"].items() if rival.startswith("PCA")
-                ]
+                gains: dict[str, list[float]] = {}
+                for each in some:
+                    for rival, value in each["rivals"].items():
+                        gains.setdefault(rival.split(" (")[0], []).append(value["ours_is_better_by"][0])
                 print(json.dumps({"set": name, "variant": variant, "runs": len(some), "mean_auc": round(statistics.fmean(each["auc"][0] for each in some), 4),
-                                  "better_than_pca_by": round(statistics.fmean(gains), 4)}))  # fmt: skip
+                                  "better_by": {rival: summary(each) for rival, each in gains.items()}}))  # fmt: skip
 
 
 if __name__ == "__main__":
