@@ -41,14 +41,12 @@ if TYPE_CHECKING:
     from luthier.models.spec import Model
 
 EPOCHS = (
-    (500, 100, "what the base sees is kept, so a pass is cheap: many passes over few images"),
-    (2_000, 40, "what the base sees is kept, so a pass is cheap: many passes"),
-    (10_000, 15, "what the base sees is kept, so a pass is cheap"),
-    (1 << 62, 5, "many images"),
+    (500, 40, "what the base sees is kept, so a pass is cheap: many passes over few images"),
+    (2_000, 25, "what the base sees is kept, so a pass is cheap: many passes"),
+    (10_000, 10, "what the base sees is kept, so a pass is cheap"),
+    (1 << 62, 4, "many images"),
 )
 """Below this many training rows, epochs, and why."""
-MANY_EPOCHS = 50
-"""From which on every other one is evaluated."""
 PATIENCE = 8
 """Evaluations without a better one."""
 SHOWN = 8
@@ -93,7 +91,7 @@ class FeatureAutoencoderFamily(AnomalyFamily, ImageFamily):
             Choice("optimizer.lr", *self.learning_rate(base, "freeze")),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
-            Choice("training.evaluations_per_epoch", 0.5 if epochs > MANY_EPOCHS else 1.0, "often enough to find the best of many passes"),
+            Choice("training.evaluations_per_epoch", 1.0, "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "new layers get better slowly towards the end"),
             Choice("training.dtype", "float32", "an anomaly score is compared with a threshold: bfloat16 would move it"),
             *text_defaults.schedule(),
