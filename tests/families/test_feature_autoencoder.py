@@ -37,7 +37,7 @@ from tests.families.cases import write_lines
 from tests.families.test_image_classification import write
 
 SIDE = 32
-TASK = {"task": "feature_autoencoder", "normal": "disc"}
+TASK = "feature_autoencoder"
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,15 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def finished(shapes: Path, lite: Base, tmp_path_factory: pytest.TempPathFactory) -> Run:
     changes = ["data.normal=disc", f"objective.side={SIDE}", "objective.code=4", "objective.hidden=16", "training.epochs=10"]
-    return luthier.run(shapes, task=TASK["task"], base=str(lite.folder), out=tmp_path_factory.mktemp("runs") / "run", set=changes, force=True)  # fmt: skip
+    return luthier.run(shapes, task=TASK, base=str(lite.folder), out=tmp_path_factory.mktemp("runs") / "run", set=changes, force=True)  # fmt: skip
 
 
 def work_for(path: Path, base: Base, adaptation: str = "freeze", **objective: Any) -> Any:
     """Two steps on a folder's images."""
-    dataset = load_dataset(Data(path=str(path), **TASK), checks=())
+    dataset = load_dataset(Data(path=str(path), task=TASK, normal="disc"), checks=())
     value: dict[str, Any] = {
         "data": dataset.spec.model_dump(mode="json"),
-        "objective": {"kind": TASK["task"], "side": SIDE, "colour": "rgb", "code": 4, "hidden": 16, "normal": "disc", **objective},
+        "objective": {"kind": TASK, "side": SIDE, "colour": "rgb", "code": 4, "hidden": 16, "normal": "disc", **objective},
         "model": {"base": str(base.folder), "dropout": 0.0},
         "adaptation": {"kind": adaptation},
         "optimizer": {"kind": "adamw", "lr": 1e-3},
@@ -138,8 +138,8 @@ def test_more_components_than_images_allow_are_left_at_zero(shapes: Path, lite: 
 def test_the_gradient_is_that_of_a_few_lines_of_torch_and_the_base_has_none(shapes: Path, lite: Base) -> None:
     work = work_for(shapes, lite)
     own, batch = work.model.network.autoencoder, work.objective.collate(work.train[:8], 1, 0)
-    for seed, layer in enumerate((own.to_code, own.to_vector)):
-        torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(seed))
+    for seed, each in enumerate((own.to_code, own.to_vector)):
+        torch.nn.init.normal_(each.weight, generator=torch.Generator().manual_seed(seed))
     loss = work.objective.loss(work.model, batch)
     (loss.total / loss.count).backward()
     names = [name for name, _ in own.named_parameters()]

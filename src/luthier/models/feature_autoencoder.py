@@ -98,7 +98,7 @@ class FeatureAutoencoderModel(ImageNetwork):
     @property
     def head(self) -> list[nn.Module]:
         """What reconstructs."""
-        return [self.network.autoencoder] if hasattr(self.network, "autoencoder") else [self.network.classifier]
+        return [self.network.autoencoder]
 
     def keep_vectors(self, examples: Sequence[Example], vectors: np.ndarray) -> None:
         """Remember the vectors of images, which the frozen network would say again in each epoch.
