@@ -7,6 +7,7 @@ Robust Features with Denoising Autoencoders".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -80,9 +81,10 @@ class FeatureAutoencoderObjective(ImageRows, AnomalyObjective):
         """
         kinds = [self.known_kind(record) for record in records]
         examples = self.make_examples(records, kinds, lambda kind: kind <= 0)
-        for example, kind, record in zip(examples, kinds, records, strict=True):
-            example.facts.update(abnormal=kind, label=str(record.values.get(self.target or "") or ""))
-        return examples
+        return [
+            replace(example, facts={"abnormal": kind, "label": str(record.values.get(self.target or "") or "")})
+            for example, kind, record in zip(examples, kinds, records, strict=True)
+        ]
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
         """The baselines reconstruct the same vectors, and noise is as wide as they are."""
