@@ -16,7 +16,8 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from PIL import Image
 
 import luthier
 from luthier.core.randomness import permutation
+from luthier.data.read_rows import read
+from luthier.data.similar_images import clusters
+from luthier.data.sources.images import THUMBNAIL
 
-VARIANTS = ("denoising", "plain", "variational")
-FOLDS = 5
+VARIANTS = ("features", "denoising", "plain", "variational")
+"""The autoencoder of what a pretrained network sees (`feature_autoencoder`), and those of pixels."""
+FOLDS, ROUNDS = 5, 3
+"""Of the brain scans, which are few: folds, and how often they are dealt anew."""
 UNSEEN = 9
 """Of Fashion-MNIST the class that is never seen: ankle boots."""
 Rows = list[tuple[str, str]]
@@ -66,14 +72,19 @@ def pneumonia(data: Path, out: Path, quick: bool) -> Iterator[tuple[str, Path]]:
 
 
 def brain(data: Path, out: Path, quick: bool) -> Iterator[tuple[str, Path]]:
-    """Five folds of the scans; of those that are not tested a seventh of the normal ones, and as many others, validate."""
+    """Five folds of the scans, of each that is there several times (nearly) the first; of those that are not tested a seventh of the normal ones, and as many others, validate."""
     source = data / "brain_mri_tumor" / "data"
     if quick or not source.is_dir():
         return
-    files = {kind: sorted(path for path in (source / kind).iterdir() if path.is_file()) for kind in ("no", "yes")}
-    order = {kind: [files[kind][place] for place in permutation(len(files[kind]), 0, "brain")] for kind in files}
-    for fold in range(FOLDS):
-        place = out / f"fold-{fold}"
+    found = read(source).values
+    first = clusters([row[THUMBNAIL] for row in found])
+    files: dict[str, list[Path]] = {"no": [], "yes": []}
+    for number, row in sorted(enumerate(found), key=lambda each: str(each[1]["image"])):
+        if first[number] == number:
+            files[str(row["label"])].append(source / str(row["image"]))
+    for dealt, fold in product(range(ROUNDS), range(FOLDS)):
+        order = {kind: [files[kind][place] for place in permutation(len(files[kind]), dealt, "brain")] for kind in files}
+        place = out / f"round-{dealt}-fold-{fold}"
         parts: dict[str, Rows] = {"train": [], "validation": [], "test": []}
         for kind, label in (("no", "normal"), ("yes", "tumour")):
             for number, file in enumerate(order[kind]):
@@ -83,7 +94,7 @@ def brain(data: Path, out: Path, quick: bool) -> Iterator[tuple[str, Path]]:
                 part = "test" if number % FOLDS == fold else "validation" if number // FOLDS % 7 == 0 else "train"
                 if part != "train" or kind == "no":
                     parts[part].append((f"images/{kept.name}", label))
-        yield f"brain fold {fold}", write_tables(place, parts)
+        yield f"brain round {dealt} fold {fold}", write_tables(place, parts)
 
 
 def fashion(data: Path, out: Path, quick: bool) -> Iterator[tuple[str, Path]]:
@@ -122,11 +133,31 @@ def train_and_compare(rows: Path, task: str, seed: int, folder: Path, changes: l
     }
 
 
+def mean(values: Iterable[float]) -> float:
+    """To four places."""
+    return round(statistics.fmean(values), 4)
+
+
+def interval(differences: list[list[float]], together: int) -> list[float]:
+    """The mean of differences and its 95 % interval over test rows: folds have other rows, and rounds and seeds are taken to tell nothing new.
+
+    Args:
+        differences: each a value and the ends of its 95 % interval.
+        together: runs whose test rows are all different ones.
+    """
+    middle = statistics.fmean(value for value, _, _ in differences)
+    half = statistics.fmean(((high - low) / 2) ** 2 for _, low, high in differences) ** 0.5 / together**0.5
+    return [round(each, 4) for each in (middle, middle - half, middle + half)]
+
+
 def run_one(name: str, rows: Path, variant: str, seed: int, out: Path, quick: bool) -> dict[str, Any]:
     """One variant on one set."""
     folder = out / "runs" / f"{name}-{variant}-{seed}".replace(" ", "-")
-    changes = [f"objective.variant={variant}", *(["training.epochs=3", "objective.width=8"] if quick else [])]
-    return {"set": name, "variant": variant, "seed": seed, "quick": quick, **train_and_compare(rows, "autoencoder", seed, folder, changes)}
+    if variant == "features":
+        task, changes = "feature_autoencoder", ["training.epochs=3"] if quick else []
+    else:
+        task, changes = "autoencoder", [f"objective.variant={variant}", *(["training.epochs=3", "objective.width=8"] if quick else [])]
+    return {"set": name, "variant": variant, "seed": seed, "quick": quick, **train_and_compare(rows, task, seed, folder, changes)}
 
 
 def main() -> None:
@@ -135,14 +166,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/autoencoder"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=VARIANTS, help="one variant alone")
+    parser.add_argument("--sets", help="only sets whose name begins so")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "autoencoder.jsonl"
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     for source in (pneumonia, brain, fashion):
+        if given.sets and not source.__name__.startswith(given.sets):
+            continue
         for name, rows in source(given.data, given.out / source.__name__, given.quick):
-            for variant in VARIANTS[:1] if given.quick else VARIANTS:
+            for variant in (given.only,) if given.only else VARIANTS[:2] if given.quick else VARIANTS:
                 for seed in range(1, 2 if given.quick else given.seeds + 1):
                     if any(
                         (each["set"], each["variant"], each["seed"], each["quick"]) == (name, variant, seed, given.quick) for each in done
@@ -152,19 +187,17 @@ def main() -> None:
                     with kept.open("a") as file:
                         file.write(json.dumps(done[-1]) + "\n")
                     print(json.dumps(done[-1]), flush=True)
-    for name in dict.fromkeys(each["set"].split(" fold")[0] for each in done):
+    for name in dict.fromkeys(each["set"].split(" ")[0] for each in done):
         for variant in VARIANTS:
             some = [
-                each
-                for each in done
-                if each["set"].split(" fold")[0] == name and each["variant"] == variant and each["quick"] == given.quick
+                each for each in done if each["set"].split(" ")[0] == name and each["variant"] == variant and each["quick"] == given.quick
             ]
             if some:
-                gains = [
-                    value["ours_is_better_by"][0] for each in some for rival, value in each["rivals"].items() if rival.startswith("PCA")
-                ]
-                print(json.dumps({"set": name, "variant": variant, "runs": len(some), "mean_auc": round(statistics.fmean(each["auc"][0] for each in some), 4),
-                                  "better_than_pca_by": round(statistics.fmean(gains), 4)}))  # fmt: skip
+                for rival in dict.fromkeys(rival for each in some for rival in each["rivals"]):
+                    compared = [each["rivals"][rival] for each in some if rival in each["rivals"]]
+                    print(json.dumps({"set": name, "variant": variant, "rival": rival, "runs": len(compared), "auc": mean(each["auc"][0] for each in some),
+                                      "auc_of_rival": mean(each["auc"] for each in compared),
+                                      "better_by": interval([each["ours_is_better_by"] for each in compared], FOLDS if name == "brain" else 1)}))  # fmt: skip
 
 
 if __name__ == "__main__":

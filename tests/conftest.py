@@ -185,6 +185,17 @@ def make_base(folder: Path, family: str, layers: int = 3) -> Base:
     return inspect(folder, str(folder))
 
 
+def make_image_base(folder: Path) -> Base:
+    """A tiny ResNet of transformers with random weights, whose batch norms have seen something."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    network = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 1, 1], layer_type="basic"))
+    network.train()(torch.randn(8, 3, 32, 32))
+    network.eval().save_pretrained(folder)
+    return inspect(folder, str(folder))
+
+
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Tiny bases by family (and layers, where three are too many), made once."""

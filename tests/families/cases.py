@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.randomness import mix
-from tests.conftest import BAD, GOOD, make_base, rows
+from tests.conftest import BAD, GOOD, make_base, make_image_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
 QUICK = ("training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
@@ -23,7 +23,7 @@ class Case:
 
     Args:
         write: a folder → the rows, as a file or folder in it.
-        base: the architecture of a tiny base, or "scratch".
+        base: the architecture of a tiny base, "images" for one that reads them, or "scratch".
         options: of `luthier.run`.
         changes: to the experiment.
         ask: what `luthier.predict` is given.
@@ -192,6 +192,13 @@ CASES: dict[str, Case] = {
         {"task": "autoencoder"},
         ("data.normal=disc", "objective.side=16", "objective.width=8", "objective.code=4"),
     ),
+    "feature_autoencoder": Case(
+        lambda folder: write_shapes(folder, count=120),
+        "images",
+        [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
+        {"task": "feature_autoencoder"},
+        ("data.normal=disc", "objective.side=32", "objective.code=4", "objective.hidden=16"),
+    ),
     "masked_lm": Case(
         lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
         "scratch",
@@ -242,5 +249,5 @@ def base_of(case: Case, folder: Path) -> str:
         return "scratch"
     place = folder / f"{case.base}-{case.layers}"
     if not (place / "config.json").exists():
-        make_base(place, case.base, layers=case.layers)
+        make_image_base(place) if case.base == "images" else make_base(place, case.base, layers=case.layers)
     return str(place)

@@ -376,3 +376,11 @@ def test_texts_wrong_bases_and_metrics_without_classes_are_refused(shapes: Path,
     with pytest.raises(LuthierError, match=r"few\.png|too few|at least"):
         Image.new("L", (20, 20)).save(tmp_path / "few.png")
         load_dataset(Data(path=str(tmp_path), format="images"))
+
+
+def test_of_few_images_one_is_told_of_what_a_pretrained_network_sees_and_of_many_not(tmp_path: Path) -> None:
+    few, many = (
+        load_dataset(Data(path=str(write(tmp_path / str(count), "L", count)), task="autoencoder"), checks=()) for count in (60, 420)
+    )
+    assert "of so few images, 60, --task feature_autoencoder finds more" in few.reason
+    assert "feature_autoencoder" not in many.reason

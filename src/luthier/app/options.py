@@ -13,7 +13,7 @@ Task = Annotated[
     str | None,
     typer.Option(
         help="What is learned. Of labelled texts: classification, multi_label, regression, token_labels, chat, preference, unpaired_preference, embedding, translation; "
-        "of texts alone: causal_lm, masked_lm, word2vec, glove; of images: image_classification, image_regression (a number); to find unusual rows: autoencoder (of images), text_autoencoder. Inferred when not given."
+        "of texts alone: causal_lm, masked_lm, word2vec, glove; of images: image_classification, image_regression (a number); to find unusual rows: autoencoder (of images), feature_autoencoder (of few images), text_autoencoder. Inferred when not given."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -22,6 +22,7 @@ FAMILIES: Table = Table(
     unpaired_preference="luthier.families.unpaired_preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
     autoencoder="luthier.families.autoencoder:FAMILY",
+    feature_autoencoder="luthier.families.feature_autoencoder:FAMILY",
     text_autoencoder="luthier.families.text_autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
     embedding="luthier.families.embedding:FAMILY",

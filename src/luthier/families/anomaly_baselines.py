@@ -17,6 +17,8 @@ MOST = 5_000
 """Training rows that PCA is fitted on, evenly spread over them."""
 MOST_NEIGHBOURS = 50_000
 """Training rows among which the nearest one is looked for."""
+SMALL = 64
+"""Pixels on a side of an image whose pixels stand beside what a base sees of it."""
 TOGETHER = 1_024
 """Rows in memory as numbers at the same time."""
 
@@ -29,6 +31,18 @@ Numbers = Callable[[Sequence[Example]], np.ndarray]
 def pixels_of(examples: Sequence[Example]) -> np.ndarray:
     """The images from -1 to 1, # (examples, numbers)"""
     return np.stack([example.inputs["pixels"].ravel() for example in examples]).astype(np.float64) / 127.5 - 1
+
+
+def small_greys(examples: Sequence[Example]) -> np.ndarray:
+    """The images in grey from -1 to 1, of at most `SMALL` pixels on a side: PCA of many images has a place in memory, # (examples, numbers)"""
+    pictures = []
+    for example in examples:
+        pixels = example.inputs["pixels"].astype(np.float64).mean(2) / 127.5 - 1
+        edges = np.unique(np.linspace(0, len(pixels), min(SMALL, len(pixels)) + 1).astype(int))[:-1]
+        sizes = np.diff(np.append(edges, len(pixels)))
+        sums = np.add.reduceat(np.add.reduceat(pixels, edges, axis=0), edges, axis=1)
+        pictures.append((sums / (sizes[:, None] * sizes[None, :])).ravel())
+    return np.stack(pictures)
 
 
 def score_with(reconstruct: Reconstruct, how: Score, numbers: Numbers = pixels_of) -> Callable[[Sequence[Example]], Scores]:
@@ -75,7 +89,7 @@ def mean_baseline(
 
 
 def component_baseline(
-    train: Sequence[Example], validation: Sequence[Example], components: int, how: Score, numbers: Numbers = pixels_of
+    train: Sequence[Example], validation: Sequence[Example], components: int, how: Score, numbers: Numbers = pixels_of, of: str = ""
 ) -> Baseline:
     """PCA: each row as its nearest point in the plane of so many principal components.
 
@@ -85,6 +99,7 @@ def component_baseline(
         components: of the plane; fewer where there are fewer rows.
         how: what makes a row unusual.
         numbers: of rows.
+        of: what the components are of, for a person, where there are several kinds.
     """
     from sklearn.decomposition import PCA
 
@@ -93,7 +108,7 @@ def component_baseline(
     some = spread_evenly(train, MOST)
     training = numbers(some)
     fitted: Any = PCA(n_components=min(components, len(some) - 1, training.shape[1]), random_state=0).fit(training)
-    name = f"PCA with {fitted.n_components_} components{share_of_rows(len(some), len(train))}"
+    name = f"PCA with {fitted.n_components_} components{of}{share_of_rows(len(some), len(train))}"
     return _baseline(name, score_with(lambda rows: fitted.inverse_transform(fitted.transform(rows)), how, numbers), validation)
 
 

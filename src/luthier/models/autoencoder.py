@@ -181,7 +181,7 @@ def load_autoencoder(base: Base, channels: int, side: int, code: int, variationa
         raise ModelError(f"{base.name} is a base for text: it reads no images", "leave --base out: the network is made from scratch")
     if base.family != ResNetConfig.model_type:
         raise ModelError(f"{base.name} is a network of the kind {base.family}, and an autoencoder goes on from a ResNet",
-                         "leave --base out, or give the run of an autoencoder or of an image classifier from scratch")  # fmt: skip
+                         "leave --base out, or give the run of an autoencoder or of an image classifier from scratch; of what another network sees: --task feature_autoencoder")  # fmt: skip
     config = ResNetConfig.from_pretrained(base.folder)
     if config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}

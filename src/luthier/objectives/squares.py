@@ -42,8 +42,8 @@ for line in sys.stdin:
 """Decodes images in a process of its own, turned as the camera says, and makes squares of them."""
 
 
-class SquaresSpec(Component):
-    """The hyperparameters of what is read of images, and of a small ResNet that is made from scratch."""
+class ReadSquares(Component):
+    """The hyperparameters of what is read of images."""
 
     side: int = Field(
         default=0,
@@ -54,8 +54,6 @@ class SquaresSpec(Component):
     colour: Literal["auto", "grey", "rgb"] = Field(
         default="auto", description="What is read of an image; auto is grey where all training images are stored as grey ones."
     )
-    width: int = Field(default=32, ge=4, le=512, description="Channels of the first stage; each further stage has twice as many.")
-    depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage, of two convolutions each.")
 
     @field_validator("side")
     @classmethod
@@ -68,6 +66,13 @@ class SquaresSpec(Component):
     def channels(self) -> int:
         """Numbers that a pixel has."""
         return 1 if self.colour == "grey" else 3
+
+
+class SquaresSpec(ReadSquares):
+    """The same, and those of a small ResNet that is made from scratch."""
+
+    width: int = Field(default=32, ge=4, le=512, description="Channels of the first stage; each further stage has twice as many.")
+    depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage, of two convolutions each.")
 
 
 def decode(records: Sequence[Record], column: str, side: int, channels: int) -> list[np.ndarray]:

@@ -238,14 +238,14 @@ def refuse_adaptation(family: Family, base: Base | None, adaptation: str) -> Non
 
 
 def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
-    """The base that a family trains if nobody says another, where it could start from scratch too; None where there is no doubt.
+    """The base that a family trains if nobody says another, where it could start from scratch too, or where the base says what is read of an image; None where there is no doubt.
 
     Args:
         dataset: the rows.
         reporter: told before it is fetched.
     """
     family = family_of(dataset.spec.task)
-    if family.Spec is None or family.base is None or not family.from_scratch:
+    if family.Spec is None or family.base is None or not (family.from_scratch or family.kind.images):
         return None
     from luthier.models.store import resolve
 
