@@ -85,6 +85,22 @@ T5S = ("t5", "mt5")
 """Families with norms before and relative positions."""
 
 
+class Feed:
+    """The two linear layers behind attention.
+
+    Args:
+        up: to the inner width.
+        bend: what is done with each number between them.
+        down: back.
+    """
+
+    def __init__(self, up: Change, bend: Change, down: Change) -> None:
+        self.up, self.bend, self.down = up, bend, down
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.down(self.bend(self.up(values)))
+
+
 class WithoutBias:
     """A layer of keys without its bias, which moves all scores of a query alike, so that softmax does not see it: its gradient is noise, which Adam would follow.
 
@@ -137,7 +153,7 @@ def _marian(stack: Any) -> Half:
             layer,
             attention(layer.self_attn, layer.self_attn_layer_norm),
             crossing,
-            lambda values: layer.fc2(layer.activation_fn(layer.fc1(values))),
+            Feed(layer.fc1, layer.activation_fn, layer.fc2),
             layer.final_layer_norm,
         )
 

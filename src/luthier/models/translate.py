@@ -12,7 +12,7 @@ from torch import Tensor
 from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.memory import retry_halved
 from luthier.models.modes import eval_mode
-from luthier.models.translation_steps import Steps
+from luthier.models.compiled_translation import open_steps
 
 LEAVING = 0.25
 """Share of the rows that are through from which on they leave the batch."""
@@ -54,17 +54,17 @@ def write(model: EncoderDecoder, sources: Sequence[Sequence[int]], limits: Seque
 
 def _write(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], how: Writing) -> list[list[int]]:
     beams = _Beams([limit for _, limit in rows], how)
-    steps = Steps(model, [source for source, _ in rows], max(limit for _, limit in rows), how.beams)
-    tokens = torch.full((len(rows) * how.beams,), model.start, device=steps.device)
+    steps = open_steps(model, [source for source, _ in rows], max(limit for _, limit in rows), how.beams, how.never)
+    count = min(2 * how.beams, len(model.output()[0]))
+    tokens = torch.full((len(rows) * how.beams,), model.start, device=next(model.parameters()).device)
     while True:
-        scores = steps.next_scores(tokens)
-        chosen = beams.advance(scores.view(-1, how.beams, scores.shape[-1]))
+        found, order = beams.advance_greedily(steps.likeliest(tokens)) if how.beams == 1 else beams.advance(*steps.candidates(tokens, count))
         if not beams.going:
             return [cast(list[int], text) for text in beams.texts]
-        tokens, order = chosen
-        steps.follow(order)
+        tokens = torch.tensor(found, device=tokens.device)
+        steps.follow(torch.tensor(order, device=tokens.device))
         if len(beams.gone) > LEAVING * len(beams.going):
-            stays = torch.tensor(beams.leave(), device=steps.device)
+            stays = torch.tensor(beams.leave(), device=tokens.device)
             tokens = tokens.view(-1, how.beams).index_select(0, stays).flatten()
             steps.keep_rows(stays)
 
@@ -98,33 +98,29 @@ class _Beams:
         self.texts: list[list[int] | None] = [None] * len(limits)
         self.gone: set[int] = set()
 
-    def advance(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, values: Tensor, found: Tensor) -> tuple[list[int], list[int]]:
         """Take the next token of each text.
 
         Args:
-            scores: # (rows that go on, beams, vocabulary)
+            values: log-probabilities of each text's likeliest tokens, # (texts, candidates)
+            found: these tokens, # (texts, candidates)
 
         Returns:
-            The tokens, and for each text which it goes on from, # (texts,), (texts,)
+            The tokens, and for each text which it goes on from, (texts,), (texts,)
         """
-        beams, vocabulary = self.how.beams, scores.shape[-1]
+        beams, wide = self.how.beams, found.shape[1]
         self.length += 1
-        shares = scores.log_softmax(-1) if beams > 1 else scores
-        shares[..., list(self.how.never)] = -torch.inf  # behind the softmax, as transformers does it: texts are compared as they are likely
-        if beams == 1:
-            return self._advance_greedily(shares[:, 0])
-        before = torch.full(shares.shape[:2], -1e9, device=shares.device)
-        for index, row in enumerate(self.going):
-            for beam, (score, _) in enumerate(row.running):
-                before[index, beam] = score
-        best, where = (shares + before[:, :, None]).flatten(1).topk(2 * beams)
+        before = [[score for score, _ in row.running] + [-1e9] * (beams - len(row.running)) for row in self.going]
+        sums = values.view(-1, beams, wide) + torch.tensor(before, device=values.device)[:, :, None]
+        best, where = sums.flatten(1).topk(min(2 * beams, beams * wide))
+        token_at = found.view(-1, beams * wide).gather(1, where)
         tokens, order = [], []
-        for index, (row, values, indices) in enumerate(zip(self.going, best.tolist(), where.tolist(), strict=True)):
-            candidates = [(value, *divmod(at, vocabulary)) for value, at in zip(values, indices, strict=True)]
+        for index, (row, *each) in enumerate(zip(self.going, best.tolist(), where.tolist(), token_at.tolist(), strict=True)):
+            candidates = [(value, at // wide, token) for value, at, token in zip(*each, strict=True)]
             chosen = [(self.how.end, 0)] * beams if index in self.gone else self._advance_row(index, row, candidates)
             tokens += [token for token, _ in chosen]
             order += [index * beams + beam for _, beam in chosen]
-        return self._settle(scores, tokens, order)
+        return self._settle(tokens, order)
 
     def _advance_row(self, index: int, row: _Row, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[int, int]]:
         """The tokens with which a row's texts go on, and which text each goes on from."""
@@ -148,8 +144,9 @@ class _Beams:
             self.gone.add(index)
         return (chosen + [(self.how.end, 0)] * beams)[:beams]
 
-    def _advance_greedily(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = _likeliest(scores)
+    def advance_greedily(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Take the likeliest token of each row's only text; returns as `advance` does."""
+        self.length += 1
         for index, (row, token) in enumerate(zip(self.going, tokens, strict=True)):
             if index in self.gone:
                 continue
@@ -159,24 +156,15 @@ class _Beams:
             if token == self.how.end or self.length >= row.limit:
                 self.texts[row.number] = text
                 self.gone.add(index)
-        return self._settle(scores, tokens, list(range(len(tokens))))
+        return self._settle(tokens, list(range(len(tokens))))
 
-    def _settle(self, scores: Tensor, tokens: list[int], order: list[int]) -> tuple[Tensor, Tensor]:
+    def _settle(self, tokens: list[int], order: list[int]) -> tuple[list[int], list[int]]:
         if len(self.gone) == len(self.going):
             self.going = []
-        return torch.tensor(tokens, device=scores.device), torch.tensor(order, device=scores.device)
+        return tokens, order
 
     def leave(self) -> list[int]:
         """Take out the rows that are through; which of the others stay, by their places."""
         stays = [index for index in range(len(self.going)) if index not in self.gone]
         self.going, self.gone = [self.going[index] for index in stays], set()
         return stays
-
-
-def _likeliest(scores: Tensor) -> list[int]:
-    """The token with the highest score of each row; on a processor by numpy, whose argmax takes a tenth of the time of torch's.
-
-    Args:
-        scores: # (texts, vocabulary) fp32
-    """
-    return scores.numpy().argmax(-1).tolist() if scores.device.type == "cpu" else scores.argmax(-1).tolist()

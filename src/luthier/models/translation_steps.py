@@ -4,18 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from luthier.core.types import Batch
 from luthier.models.encoder_decoder import EncoderDecoder
-from luthier.models.halves import Attention, Change, halves_of, plain_linear
+from luthier.models.halves import Attention, Block, Change, halves_of, plain_linear
 
 ROUND = 16
 """Places that attention looks at are a multiple of this: softmax and products over fewer took up to three times as long as over sixteen."""
 NARROW = 512
 """Up to this width queries, keys and values are one product with a copy of their weights; above it three products cost as much as one."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the encoder made of some rows.
+
+    Args:
+        states: of the rows end to end, # (tokens, width)
+        lengths: # (rows,)
+        place: of each place of the padded rows its token, # (rows × longest,)
+        longest: places of a padded row.
+    """
+
+    states: Tensor
+    lengths: Tensor
+    place: Tensor
+    longest: int
+
+    def keys_and_values(self, at: Attention) -> Tensor:
+        """Of the padded rows, computed once, # (2, rows, heads, longest, width)"""
+        both = torch.stack([change(self.states) for change in (at.key, at.value)])  # (2, tokens, heads × width)
+        return both.index_select(1, self.place).view(2, len(self.lengths), self.longest, at.heads, -1).transpose(2, 3).contiguous()
+
+
+def read_sources(model: EncoderDecoder, sources: Sequence[Sequence[int]], multiple: int) -> Sources:
+    """Send rows through the encoder.
+
+    Args:
+        model: in eval mode.
+        sources: token ids of each row.
+        multiple: padded rows are a multiple of this long.
+    """
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(source) for source in sources], device=device)
+    flat = {"tokens": torch.tensor([token for source in sources for token in source], device=device)}
+    states = model.encode(Batch(torch.arange(len(sources), device=device), lengths, flat, {}))
+    longest = -(-max(len(source) for source in sources) // multiple) * multiple
+    columns, starts = torch.arange(longest, device=device), lengths.cumsum(0) - lengths
+    return Sources(states, lengths, (starts[:, None] + columns.minimum(lengths[:, None] - 1)).flatten(), longest)
 
 
 class Steps:
@@ -29,23 +69,19 @@ class Steps:
         sources: token ids of each row.
         longest: tokens that a text may have.
         beams: texts a row.
+        never: tokens that are never written.
     """
 
-    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int) -> None:
+    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int, never: Sequence[int]) -> None:
         self.model, self.beams, self.step = model, beams, 0
-        self.device = next(model.parameters()).device
-        lengths = torch.tensor([len(source) for source in sources], device=self.device)
-        flat = {"tokens": torch.tensor([token for source in sources for token in source], device=self.device)}
-        states = model.encode(Batch(torch.arange(len(sources), device=self.device), lengths, flat, {}))
+        self.never = torch.tensor(never, dtype=torch.long, device=next(model.parameters()).device)
+        read = read_sources(model, sources, ROUND)
+        states, self.device = read.states, read.states.device
         self.half = halves_of(model.network)[1]
-        columns = torch.arange(_rounded(int(lengths.max())), device=self.device)
-        starts = lengths.cumsum(0) - lengths
-        source = (starts[:, None] + columns.minimum(lengths[:, None] - 1)).flatten()
-        self.places = _rounded(longest * beams)
-        self.blocks = [_Block(block.attention, _crossing(block.crossing), len(sources), self.places, states) for block in self.half.blocks]
-        for block in self.blocks:
-            block.look_at(states, source, len(sources))
-        self.closed = _closed((columns >= lengths[:, None])[:, None], states.dtype)  # (rows, 1, source length)
+        places = _rounded(longest * beams)
+        self.blocks = [_Block(block.attention, crossing_of(block), read, places) for block in self.half.blocks]
+        columns = torch.arange(read.longest, device=self.device)
+        self.closed = _closed((columns >= read.lengths[:, None])[:, None], states.dtype)  # (rows, 1, source length)
         self.writers = torch.zeros(len(sources), beams, longest, dtype=torch.long, device=self.device)
         self.texts = torch.arange(beams, device=self.device)
         self.weight, self.bias = model.output()
@@ -68,6 +104,29 @@ class Steps:
         self.step += 1
         scores = torch.mm(self.model.scale(half.last(values)), self.weight.t(), out=self.scores[: len(tokens)]).float()
         return scores if self.bias is None else scores.add_(self.bias)
+
+    def likeliest(self, tokens: Tensor) -> list[int]:
+        """The likeliest next token of each text; on a processor by numpy, whose argmax takes a tenth of the time of torch's.
+
+        Args:
+            tokens: the newest of each text, # (texts,)
+        """
+        scores = self.next_scores(tokens).index_fill_(1, self.never, -math.inf)
+        return scores.numpy().argmax(-1).tolist() if scores.device.type == "cpu" else scores.argmax(-1).tolist()
+
+    def candidates(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The likeliest next tokens of each text, with their log-probabilities among all tokens.
+
+        Args:
+            tokens: the newest of each text, # (texts,)
+            count: of each text.
+
+        Returns:
+            # (texts, count) fp32, (texts, count)
+        """
+        shares = self.next_scores(tokens).log_softmax(-1)  # those that are never written are left out behind the softmax, as transformers does it
+        values, found = shares.index_fill_(1, self.never, -math.inf).topk(count)
+        return values, found
 
     def _closed_past(self, dtype: torch.dtype) -> Tensor:
         """What is added to the scores of places: of those that another text wrote, and of those not yet written, minus infinity.
@@ -110,30 +169,16 @@ class _Block:
     Args:
         own: attention within the texts.
         crossing: attention to the source.
-        rows: how many.
+        read: the sources.
         places: room for each row's keys and values.
-        like: a tensor of the same dtype and device.
     """
 
-    def __init__(self, own: Attention, crossing: Attention, rows: int, places: int, like: Tensor) -> None:
-        self.own, self.crossing = own, crossing
-        self.project = _side_by_side((own.query, own.key, own.value))
+    def __init__(self, own: Attention, crossing: Attention, read: Sources, places: int) -> None:
+        self.own, self.crossing, self.places = own, crossing, places
+        self.project = side_by_side((own.query, own.key, own.value))
+        self.source = read.keys_and_values(crossing)
         self.past: Tensor | None = None
         """Keys and values of the texts; zeros where nothing is written, for what is closed is multiplied by 0, # (2, rows, heads, places, width)"""
-        self.room = (rows, places)
-        self.source = like
-
-    def look_at(self, states: Tensor, source: Tensor, rows: int) -> None:
-        """Compute the keys and values of the sources, once.
-
-        Args:
-            states: of the encoder, # (tokens, width)
-            source: of each place of the padded rows, its token, # (rows × length,)
-            rows: how many.
-        """
-        at = self.crossing
-        both = torch.stack([change(states) for change in (at.key, at.value)])  # (2, tokens, heads × width)
-        self.source = both.index_select(1, source).view(2, rows, -1, at.heads, both.shape[-1] // at.heads).transpose(2, 3).contiguous()
 
     def within(self, inputs: Tensor, step: int, beams: int, closed: Tensor) -> Tensor:
         """What each text's newest token makes of those before it.
@@ -148,7 +193,7 @@ class _Block:
         parts = self.project(inputs)
         parts = parts.view(rows, beams, 3, heads, parts.shape[-1] // (3 * heads)).permute(2, 0, 3, 1, 4)  # (3, rows, heads, beams, width)
         if self.past is None:
-            self.past = parts.new_zeros(2, rows, heads, self.room[1], parts.shape[-1])
+            self.past = parts.new_zeros(2, rows, heads, self.places, parts.shape[-1])
         self.past[:, :, :, step * beams : (step + 1) * beams] = parts[1:]
         used = closed.shape[-1]
         mixed = _attend(parts[0], self.past[0, :, :, :used], self.past[1, :, :, :used], closed, self.own.scale)
@@ -197,7 +242,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, closed: Tensor, scale: fl
     return torch.bmm(share, value.flatten(0, 1)).view(query.shape)
 
 
-def _side_by_side(changes: Sequence[Change]) -> Change:
+def side_by_side(changes: Sequence[Change]) -> Change:
     """Several layers of the same input as one, their outputs behind each other: one product where all are plain and narrow.
 
     Args:
@@ -213,9 +258,10 @@ def _side_by_side(changes: Sequence[Change]) -> Change:
     return lambda values: nn.functional.linear(values, weight, bias)
 
 
-def _crossing(crossing: Attention | None) -> Attention:
-    assert crossing is not None  # a decoder's block has one
-    return crossing
+def crossing_of(block: Block) -> Attention:
+    """Attention from a decoder's block to the source."""
+    assert block.crossing is not None
+    return block.crossing
 
 
 def _closed(closed: Tensor, dtype: torch.dtype) -> Tensor:
