@@ -25,8 +25,6 @@ PANEL = 64
 """Widths are a multiple of this, as compiled."""
 LANES = 16
 """So is a head's width of this."""
-MOST_CANDIDATES = 32
-"""Of a text."""
 
 
 class AnySteps(Protocol):
@@ -60,7 +58,7 @@ def open_steps(model: EncoderDecoder, sources: Sequence[Sequence[int]], longest:
         never: tokens that are never written.
     """
     half = halves_of(model.network)[1]
-    if 2 * beams <= MOST_CANDIDATES and _is_known(model, half):
+    if _is_known(model, half):
         library = _library_or_none(str(shared_library.library_file(NAME, SOURCE)))
         if library is not None:
             return CompiledSteps(library, model, half, read_sources(model, sources, 1), longest, beams, never)
@@ -205,9 +203,8 @@ class CompiledSteps:
     def _linear(self, *changes: Change) -> _Matrix:
         """Layers of the same input, their outputs behind each other."""
         layers = [layer for change in changes if (layer := plain_linear(change)) is not None]
-        return self._matrix(
-            torch.cat([weight for weight, _ in layers]), torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in layers])
-        )
+        biases = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in layers]
+        return self._matrix(torch.cat([weight for weight, _ in layers]), torch.cat(biases))
 
     def _norm(self, norm: Any) -> _Norm:
         return _Norm(self._hold(norm.weight.detach()), self._hold(norm.bias.detach()), norm.eps)
@@ -228,9 +225,14 @@ class CompiledSteps:
 def _is_known(model: EncoderDecoder, half: Half) -> bool:
     """Whether the compiled code computes a decoder: its layers are plain, its weights in fp32 on a processor, its widths what registers hold."""
     weight, _ = model.output()
-    if getattr(model.network.config, "scale_decoder_outputs", False) or half.bias is not None or not _is_fp32(weight) or weight.shape[1] > NARROW:
+    if (
+        not _is_fp32(weight)
+        or weight.shape[1] > NARROW
+        or half.bias is not None
+        or getattr(model.network.config, "scale_decoder_outputs", False)
+    ):
         return False
-    if not (isinstance(half.last, nn.LayerNorm) or not half.before):
+    if half.before and type(half.last) is not nn.LayerNorm:
         return False
     return all(_block_is_known(block, weight.shape[1]) for block in half.blocks) and len({_shape(block) for block in half.blocks}) == 1
 

@@ -98,6 +98,7 @@ class Feed:
         self.up, self.bend, self.down = up, bend, down
 
     def __call__(self, values: Tensor) -> Tensor:
+        """One behind the other."""
         return self.down(self.bend(self.up(values)))
 
 
@@ -112,6 +113,7 @@ class WithoutBias:
         self.layer = layer
 
     def __call__(self, values: Tensor) -> Tensor:
+        """The product alone."""
         return nn.functional.linear(values, self.layer.weight) if isinstance(self.layer, nn.Linear) else self.layer(values)
 
 

@@ -9,10 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from luthier.models.compiled_translation import open_steps
 from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.memory import retry_halved
 from luthier.models.modes import eval_mode
-from luthier.models.compiled_translation import open_steps
 
 LEAVING = 0.25
 """Share of the rows that are through from which on they leave the batch."""
@@ -58,7 +58,8 @@ def _write(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], how
     count = min(2 * how.beams, len(model.output()[0]))
     tokens = torch.full((len(rows) * how.beams,), model.start, device=next(model.parameters()).device)
     while True:
-        found, order = beams.advance_greedily(steps.likeliest(tokens)) if how.beams == 1 else beams.advance(*steps.candidates(tokens, count))
+        one_each = how.beams == 1
+        found, order = beams.advance_greedily(steps.likeliest(tokens)) if one_each else beams.advance(*steps.candidates(tokens, count))
         if not beams.going:
             return [cast(list[int], text) for text in beams.texts]
         tokens = torch.tensor(found, device=tokens.device)

@@ -11,7 +11,6 @@ static const int PANEL = 64;  // outputs that lie together: weights are laid out
 static const int TALL = 6;    // texts of a tile
 static const int BROAD = LANES == 16 ? 4 : 2;  // vectors of a tile: as many sums as the registers hold
 static const int TOGETHER = 24;  // texts that go through a panel while it is near
-static const int MOST = 32;      // candidates of a text
 
 extern "C" {
 struct Matrix { const float* weight; const float* bias; int32_t outputs, inputs; };

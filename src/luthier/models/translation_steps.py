@@ -124,8 +124,9 @@ class Steps:
         Returns:
             # (texts, count) fp32, (texts, count)
         """
-        shares = self.next_scores(tokens).log_softmax(-1)  # those that are never written are left out behind the softmax, as transformers does it
-        values, found = shares.index_fill_(1, self.never, -math.inf).topk(count)
+        shares = self.next_scores(tokens).log_softmax(-1)
+        shares.index_fill_(1, self.never, -math.inf)  # behind the softmax, as transformers does it: texts are compared as they are likely
+        values, found = shares.topk(count)
         return values, found
 
     def _closed_past(self, dtype: torch.dtype) -> Tensor:
