@@ -20,7 +20,7 @@ from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.halves import Block, Change, Feed, Half, halves_of, plain_linear
 from luthier.models.translation_steps import NARROW, Sources, Steps, crossing_of, read_sources
 
-NAME, SOURCE = "translation", Path(__file__).with_name("translation_kernels.cpp")
+NAME, SOURCE = "translate", Path(__file__).with_name("translation_kernels.cpp")
 PANEL = 64
 """Widths are a multiple of this, as compiled."""
 LANES = 16
