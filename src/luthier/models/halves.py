@@ -85,9 +85,48 @@ T5S = ("t5", "mt5")
 """Families with norms before and relative positions."""
 
 
-def without_bias(linear: Any) -> Change:
-    """A layer of keys without its bias, which moves all scores of a query alike, so that softmax does not see it: its gradient is noise, which Adam would follow."""
-    return lambda values: nn.functional.linear(values, linear.weight) if isinstance(linear, nn.Linear) else linear(values)
+class Feed:
+    """The two linear layers behind attention.
+
+    Args:
+        up: to the inner width.
+        bend: what is done with each number between them.
+        down: back.
+    """
+
+    def __init__(self, up: Change, bend: Change, down: Change) -> None:
+        self.up, self.bend, self.down = up, bend, down
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """One behind the other."""
+        return self.down(self.bend(self.up(values)))
+
+
+class WithoutBias:
+    """A layer of keys without its bias, which moves all scores of a query alike, so that softmax does not see it: its gradient is noise, which Adam would follow.
+
+    Args:
+        layer: linear, or one that took its place.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The product alone."""
+        return nn.functional.linear(values, self.layer.weight) if isinstance(self.layer, nn.Linear) else self.layer(values)
+
+
+def plain_linear(change: Change) -> tuple[Tensor, Tensor | None] | None:
+    """The weight and bias of a layer that is nothing but linear; None of any other, such as an adapter or one with a hook.
+
+    Returns:
+        # (outputs, inputs), (outputs,)
+    """
+    layer: Any = change.layer if isinstance(change, WithoutBias) else change
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    return layer.weight, None if isinstance(change, WithoutBias) else layer.bias
 
 
 def _identity(values: Tensor) -> Tensor:
@@ -107,7 +146,7 @@ def _marian(stack: Any) -> Half:
 
     def attention(module: Any, around: Change) -> Attention:
         return Attention(
-            module.q_proj, without_bias(module.k_proj), module.v_proj, module.out_proj, around, module.num_heads, module.scaling
+            module.q_proj, WithoutBias(module.k_proj), module.v_proj, module.out_proj, around, module.num_heads, module.scaling
         )
 
     def block(layer: Any) -> Block:
@@ -116,7 +155,7 @@ def _marian(stack: Any) -> Half:
             layer,
             attention(layer.self_attn, layer.self_attn_layer_norm),
             crossing,
-            lambda values: layer.fc2(layer.activation_fn(layer.fc1(values))),
+            Feed(layer.fc1, layer.activation_fn, layer.fc2),
             layer.final_layer_norm,
         )
 

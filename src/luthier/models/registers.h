@@ -1,4 +1,4 @@
-// What code in C++ computes with: as many numbers at once as one register holds, and their exponential. models/shared_library.py puts this file before the compiler.
+// What code in C++ computes with: as many numbers at once as one register holds, their exponential and their sum. models/shared_library.py puts this file before the compiler.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -26,4 +26,23 @@ static inline Floats exponential_within(Floats x) {  // Cephes' expf, from -87 t
     Floats scale;
     std::memcpy(&scale, &power, sizeof scale);
     return scale * whole;
+}
+
+static inline Floats load(const float* at) { return *(const Floats*)at; }
+
+static inline Floats exponential(Floats x) {  // 0 for what lies below -87
+    Floats low = broadcast(-87.0f), high = broadcast(88.0f);
+    Ints tiny = x < low;
+    x = tiny ? low : x;
+    x = x > high ? high : x;
+    return tiny ? broadcast(0.0f) : exponential_within(x);
+}
+
+static inline float add_up(Floats x) {
+    float part[LANES], told = 0;
+    for (int i = 0; i < LANES; i++) part[i] = x[i];
+    for (int half = LANES / 2; half >= 4; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    for (int i = 0; i < 4; i++) told += part[i];
+    return told;
 }

@@ -9,9 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from luthier.core.types import Batch
-from luthier.models.encoder_decoder import EncoderDecoder, attend
-from luthier.models.halves import Attention, halves_of
+from luthier.models.compiled_translation import open_steps
+from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.memory import retry_halved
 from luthier.models.modes import eval_mode
 
@@ -55,111 +54,20 @@ def write(model: EncoderDecoder, sources: Sequence[Sequence[int]], limits: Seque
 
 def _write(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], how: Writing) -> list[list[int]]:
     beams = _Beams([limit for _, limit in rows], how)
-    steps = _Steps(model, [source for source, _ in rows], max(limit for _, limit in rows), how.beams)
-    tokens = torch.full((len(rows) * how.beams,), model.start, device=steps.device)
+    steps = open_steps(model, [source for source, _ in rows], max(limit for _, limit in rows), how.beams, how.never)
+    count = min(2 * how.beams, len(model.output()[0]))
+    tokens = torch.full((len(rows) * how.beams,), model.start, device=next(model.parameters()).device)
     while True:
-        scores = steps.next_scores(tokens)
-        chosen = beams.advance(scores.view(-1, how.beams, scores.shape[-1]))
+        one_each = how.beams == 1
+        found, order = beams.advance_greedily(steps.likeliest(tokens)) if one_each else beams.advance(*steps.candidates(tokens, count))
         if not beams.going:
             return [cast(list[int], text) for text in beams.texts]
-        tokens, order = chosen
-        steps.follow(order)
+        tokens = torch.tensor(found, device=tokens.device)
+        steps.follow(torch.tensor(order, device=tokens.device))
         if len(beams.gone) > LEAVING * len(beams.going):
-            stays = torch.tensor(beams.leave(), device=steps.device)
+            stays = torch.tensor(beams.leave(), device=tokens.device)
             tokens = tokens.view(-1, how.beams).index_select(0, stays).flatten()
             steps.keep_rows(stays)
-
-
-class _Steps:
-    """The decoder, one token of each text at a time.
-
-    Args:
-        model: in eval mode.
-        sources: token ids of each row.
-        longest: tokens that a text may have.
-        beams: texts a row.
-    """
-
-    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int) -> None:
-        self.model, self.beams, self.longest, self.step = model, beams, longest, 0
-        self.device = next(model.parameters()).device
-        lengths = torch.tensor([len(source) for source in sources], device=self.device)
-        flat = {"tokens": torch.tensor([token for source in sources for token in source], device=self.device)}
-        states = model.encode(Batch(torch.arange(len(sources), device=self.device), lengths, flat, {}))
-        self.half = halves_of(model.network)[1]
-        columns = torch.arange(int(lengths.max()), device=self.device)
-        starts = lengths.cumsum(0) - lengths
-        source = (starts[:, None] + columns.minimum(lengths[:, None] - 1)).flatten()
-        self.visible = (columns < lengths[:, None])[:, None, None, :]  # (rows, 1, 1, length)
-        self.crossed: list[tuple[Tensor, Tensor]] = []
-        self.kept: list[tuple[Tensor, Tensor]] = []
-        for block in self.half.blocks:
-            crossing = block.crossing
-            assert crossing is not None
-            key, value = (
-                change(states).index_select(0, source).view(len(sources), len(columns), crossing.heads, -1).transpose(1, 2).contiguous()
-                for change in (crossing.key, crossing.value)
-            )
-            self.crossed.append((key, value))
-            width = key.shape[-1]
-            room = (len(sources) * beams, block.attention.heads, longest, width)
-            self.kept.append((key.new_empty(room), key.new_empty(room)))
-        self.weight, self.bias = model.output()
-
-    def next_scores(self, tokens: Tensor) -> Tensor:
-        """The score of every token behind each text, # (texts,) → (texts, vocabulary) fp32"""
-        half, at = self.half, self.step
-        values = half.embed(tokens, torch.full_like(tokens, at))
-        bias = half.bias(1, at + 1, at) if half.bias is not None else None
-        for block, cached, crossed in zip(half.blocks, self.kept, self.crossed, strict=True):
-            own, crossing = block.attention, block.crossing
-            assert crossing is not None
-            inputs = own.norm(values) if half.before else values
-            added = self._within(own, inputs, cached, bias)
-            values = values + added if half.before else own.norm(values + added)
-            inputs = crossing.norm(values) if half.before else values
-            added = self._across(crossing, inputs, crossed)
-            values = values + added if half.before else crossing.norm(values + added)
-            values = values + block.feed(block.norm(values)) if half.before else block.norm(values + block.feed(values))
-        self.step += 1
-        scores = (self.model.scale(half.last(values)) @ self.weight.t()).float()
-        return scores if self.bias is None else scores + self.bias.float()
-
-    def _within(self, own: Attention, inputs: Tensor, cached: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """What each text's newest token makes of those before it."""
-        at, texts = self.step, len(inputs)
-        for change, table in zip((own.key, own.value), cached, strict=True):
-            table[:, :, at] = change(inputs).view(texts, own.heads, -1)
-        query = own.query(inputs).view(texts, own.heads, 1, -1)
-        attended = attend(query, cached[0][:, :, : at + 1], cached[1][:, :, : at + 1], None, bias, own.scale)
-        return own.out(attended.reshape(texts, -1))
-
-    def _across(self, crossing: Attention, inputs: Tensor, crossed: tuple[Tensor, Tensor]) -> Tensor:
-        """What each text's newest token makes of the source: the beams of a row ask together."""
-        rows = len(inputs) // self.beams
-        query = crossing.query(inputs).view(rows, self.beams, crossing.heads, -1).transpose(1, 2)
-        attended = attend(query, *crossed, self.visible, None, crossing.scale)
-        return crossing.out(attended.transpose(1, 2).reshape(len(inputs), -1))
-
-    def follow(self, order: Tensor) -> None:
-        """Let each text go on from another one of its row.
-
-        Args:
-            order: for each text, which it goes on from, # (texts,)
-        """
-        if self.beams == 1 or torch.equal(order, torch.arange(len(order), device=order.device)):
-            return
-        for cached in self.kept:
-            for table in cached:
-                past = table[:, :, : self.step]
-                past.copy_(past.index_select(0, order))
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone."""
-        texts = (rows[:, None] * self.beams + torch.arange(self.beams, device=rows.device)).flatten()
-        self.visible = self.visible.index_select(0, rows)
-        self.crossed = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.crossed]
-        self.kept = [(key.index_select(0, texts), value.index_select(0, texts)) for key, value in self.kept]
 
 
 @dataclass
@@ -191,33 +99,29 @@ class _Beams:
         self.texts: list[list[int] | None] = [None] * len(limits)
         self.gone: set[int] = set()
 
-    def advance(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, values: Tensor, found: Tensor) -> tuple[list[int], list[int]]:
         """Take the next token of each text.
 
         Args:
-            scores: # (rows that go on, beams, vocabulary)
+            values: log-probabilities of each text's likeliest tokens, # (texts, candidates)
+            found: these tokens, # (texts, candidates)
 
         Returns:
-            The tokens, and for each text which it goes on from, # (texts,), (texts,)
+            The tokens, and for each text which it goes on from, (texts,), (texts,)
         """
-        beams, vocabulary = self.how.beams, scores.shape[-1]
+        beams, wide = self.how.beams, found.shape[1]
         self.length += 1
-        shares = scores.log_softmax(-1) if beams > 1 else scores
-        shares[..., list(self.how.never)] = -torch.inf  # behind the softmax, as transformers does it: texts are compared as they are likely
-        if beams == 1:
-            return self._advance_greedily(shares[:, 0])
-        before = torch.full(shares.shape[:2], -1e9, device=shares.device)
-        for index, row in enumerate(self.going):
-            for beam, (score, _) in enumerate(row.running):
-                before[index, beam] = score
-        best, where = (shares + before[:, :, None]).flatten(1).topk(2 * beams)
+        before = [[score for score, _ in row.running] + [-1e9] * (beams - len(row.running)) for row in self.going]
+        sums = values.view(-1, beams, wide) + torch.tensor(before, device=values.device)[:, :, None]
+        best, where = sums.flatten(1).topk(min(2 * beams, beams * wide))
+        token_at = found.view(-1, beams * wide).gather(1, where)
         tokens, order = [], []
-        for index, (row, values, indices) in enumerate(zip(self.going, best.tolist(), where.tolist(), strict=True)):
-            candidates = [(value, *divmod(at, vocabulary)) for value, at in zip(values, indices, strict=True)]
+        for index, (row, *each) in enumerate(zip(self.going, best.tolist(), where.tolist(), token_at.tolist(), strict=True)):
+            candidates = [(value, at // wide, token) for value, at, token in zip(*each, strict=True)]
             chosen = [(self.how.end, 0)] * beams if index in self.gone else self._advance_row(index, row, candidates)
             tokens += [token for token, _ in chosen]
             order += [index * beams + beam for _, beam in chosen]
-        return self._settle(scores, tokens, order)
+        return self._settle(tokens, order)
 
     def _advance_row(self, index: int, row: _Row, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[int, int]]:
         """The tokens with which a row's texts go on, and which text each goes on from."""
@@ -241,8 +145,9 @@ class _Beams:
             self.gone.add(index)
         return (chosen + [(self.how.end, 0)] * beams)[:beams]
 
-    def _advance_greedily(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = scores.argmax(-1).tolist()
+    def advance_greedily(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Take the likeliest token of each row's only text; returns as `advance` does."""
+        self.length += 1
         for index, (row, token) in enumerate(zip(self.going, tokens, strict=True)):
             if index in self.gone:
                 continue
@@ -252,12 +157,12 @@ class _Beams:
             if token == self.how.end or self.length >= row.limit:
                 self.texts[row.number] = text
                 self.gone.add(index)
-        return self._settle(scores, tokens, list(range(len(tokens))))
+        return self._settle(tokens, list(range(len(tokens))))
 
-    def _settle(self, scores: Tensor, tokens: list[int], order: list[int]) -> tuple[Tensor, Tensor]:
+    def _settle(self, tokens: list[int], order: list[int]) -> tuple[list[int], list[int]]:
         if len(self.gone) == len(self.going):
             self.going = []
-        return torch.tensor(tokens, device=scores.device), torch.tensor(order, device=scores.device)
+        return tokens, order
 
     def leave(self) -> list[int]:
         """Take out the rows that are through; which of the others stay, by their places."""

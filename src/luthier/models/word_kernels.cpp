@@ -23,7 +23,7 @@ struct Gradient { int64_t* rows; float* values; int64_t count; };  // rows ascen
 static inline Floats& at(float* place) { return *(Floats*)place; }
 static inline const Floats& at(const float* place) { return *(const Floats*)place; }
 
-static inline Floats exponential(Floats x) {  // for x up to 0; what lies below -87 is taken as -87
+static inline Floats exponential_of_negative(Floats x) {  // for x up to 0; what lies below -87 is taken as -87
     Floats low = broadcast(-87.0f);
     return exponential_within(x < low ? low : x);
 }
@@ -34,7 +34,7 @@ struct Softplus {
     Floats above = {}, product = broadcast(1.0f);
     inline Floats add(Floats x, Floats counts) {  // returns the slope, 1 / (1 + e^-x); counts: 1, or 0 for what fills up
         Floats zero = {};
-        Floats small = exponential(x > zero ? -x : x);
+        Floats small = exponential_of_negative(x > zero ? -x : x);
         above += (x > zero ? x : zero) * counts;
         product *= small * counts + 1.0f;
         return (x > zero ? broadcast(1.0f) : small) / (small + 1.0f) * counts;

@@ -40,7 +40,6 @@ struct Rows {  // tables: the pages of every text, (texts, pages)
 };
 }
 
-static inline Floats load(const float* at) { return *(const Floats*)at; }
 #ifdef __AVX512F__
 static inline Floats load(const int8_t* at) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at))); }
 #elif defined(__AVX2__)
@@ -48,23 +47,6 @@ static inline Floats load(const int8_t* at) { return (Floats)_mm256_cvtepi32_ps(
 #else
 static inline Floats load(const int8_t* at) { return __builtin_convertvector(*(const Bytes*)at, Floats); }
 #endif
-
-static inline Floats exponential(Floats x) {  // 0 for what lies below -87
-    Floats low = broadcast(-87.0f), high = broadcast(88.0f);
-    Ints tiny = x < low;
-    x = tiny ? low : x;
-    x = x > high ? high : x;
-    return tiny ? broadcast(0.0f) : exponential_within(x);
-}
-
-static inline float add_up(Floats x) {
-    float part[LANES], told = 0;
-    for (int i = 0; i < LANES; i++) part[i] = x[i];
-    for (int half = LANES / 2; half >= 4; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    for (int i = 0; i < 4; i++) told += part[i];
-    return told;
-}
 
 // sum += x × weight, for some inputs of M rows and N × 16 outputs
 template <int M, int N, typename T>
