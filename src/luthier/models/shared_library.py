@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from typing import TypeVar
 
 from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, name_disk_errors
-from luthier.models import compiled
 from luthier.models.store import home
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -51,6 +51,11 @@ def _processor_lines() -> list[str]:
     return file.read_text().split("\n") if file.exists() else [f"model name: {platform.processor()}"]
 
 
+def can_compile() -> bool:
+    """Whether there is a C++ compiler."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def build(name: str, source: Path) -> Path:
     """Compile, unless it is there; takes some seconds.
 
@@ -66,7 +71,7 @@ def build(name: str, source: Path) -> Path:
         return file
     if not file.is_absolute():
         raise ModelError(f"LUTHIER_KERNELS names a relative folder, {file.parent}", "give an absolute one")
-    if not compiled.can_compile():
+    if not can_compile():
         raise ModelError("there is no C++ compiler", "install g++")
     with name_disk_errors(str(file.parent), AGAIN):
         file.parent.mkdir(parents=True, exist_ok=True)
