@@ -73,8 +73,8 @@ def forward_block(
     if packing is None or not are_short(packing, window_of(attention), attention.head_dim) or not are_plain(*layers):
         return own(hidden_states, **keywords)
     cos, sin = (table[0] for table in keywords["position_embeddings"])
-    counts = [len(layer.weight) // attention.head_dim for layer in layers[:2]]
-    heads = Heads(packing.starts, cos, sin, *counts, attention.head_dim, attention.scaling)
+    asking, looked_at = (len(layer.weight) // attention.head_dim for layer in layers[:2])
+    heads = Heads(packing.starts, cos, sin, asking, looked_at, attention.head_dim, attention.scaling)
     query, key, value, out, *rest = (layer.weight for layer in layers)
     first, second = self.input_layernorm.weight, self.post_attention_layernorm.weight
     states: Any = _Block.apply(hidden_states[0], heads, kernels, eps, first, query, key, value, out, second, *rest)

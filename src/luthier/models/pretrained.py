@@ -187,11 +187,7 @@ class PackedNetwork(nn.Module):
         """Whether what rows begin with in common has one state for all of them."""
         if not self.causal or "segments" in batch.flat:
             return False
-        return not self.training or not (self.dropout or any(module.p for module in self._dropouts()))
-
-    def _dropouts(self) -> list[Dropout]:
-        """Every dropout of the network; adapters bring more, so they are looked for anew where the network has become another."""
-        return [module for module in self.network.modules() if isinstance(module, Dropout)]
+        return not self.training or not (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules()))
 
     def forward_body(self, batch: Batch, shared_prefix: SharedPrefix | None) -> Tensor:
         """The batch through the body, # (kept tokens, width)

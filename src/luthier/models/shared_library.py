@@ -18,7 +18,7 @@ from luthier.models.store import home
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 """Of the compiler."""
-HEADER = Path(__file__).with_name("registers.h")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 """That any of the sources may include."""
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
@@ -32,7 +32,9 @@ def library_file(name: str, source: Path) -> Path:
         name: that the file begins with.
         source: in C++.
     """
-    key = hashlib.sha256("\0".join([source.read_text(), HEADER.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        "\0".join([source.read_text(), *(header.read_text() for header in HEADERS), *FLAGS, describe_processor()]).encode()
+    ).hexdigest()[:16]
     return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"{name}-{key}.so"
 
 
@@ -77,7 +79,7 @@ def build(name: str, source: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as room:
             made = Path(room) / file.name
-            command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{HEADER.parent}", "-o", str(made), str(source)]
+            command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{Path(__file__).parent}", "-o", str(made), str(source)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not made.is_file():
                 raise ModelError(f"{source.name} could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")

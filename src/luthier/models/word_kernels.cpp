@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <vector>
 
+static const int TALL = LANES == 16 ? 8 : 4, BROAD = 3;  // rows, and vectors of each, of a tile of a product: the registers hold its sums
 static const int SHARING = 64;  // words that share their negative samples, as in objectives/windows.py
 static const int WIDEST = 32;   // words of a window, to either side
 static const int AT_ONCE = 4;   // groups of a thread before their gradients are added up
@@ -18,6 +19,9 @@ struct Windows {  // words: reach more on either side; left and right: words of 
 };
 struct Gradient { int64_t* rows; float* values; int64_t count; };  // rows ascending, each once; values: (count, width)
 }
+
+static inline Floats& at(float* place) { return *(Floats*)place; }
+static inline const Floats& at(const float* place) { return *(const Floats*)place; }
 
 static inline Floats exponential(Floats x) {  // for x up to 0; what lies below -87 is taken as -87
     Floats low = broadcast(-87.0f);
@@ -41,6 +45,39 @@ struct Softplus {
         return total;
     }
 };
+
+// c (+)= a × b, for M rows and N vectors of columns
+template <int M, int N>
+static inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row) {
+    Floats sum[M][N] = {};
+    for (int k = 0; k < depth; k++) {
+        Floats each[N];
+        for (int n = 0; n < N; n++) each[n] = at(b + k * b_row + n * LANES);
+        for (int m = 0; m < M; m++) {
+            float x = a[m * a_row + k * a_step];
+            for (int n = 0; n < N; n++) sum[m][n] += x * each[n];
+        }
+    }
+    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) at(c + m * c_row + n * LANES) = sum[m][n];
+}
+
+template <int N>
+static void strip(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row, int rows) {
+    int row = 0;
+    for (; row + TALL <= rows; row += TALL) tile<TALL, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
+    for (; row < rows; row++) tile<1, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
+}
+
+// c = a × b; columns come in whole vectors
+static void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row, int rows, int columns) {
+    for (int vectors = columns / LANES; vectors > 0;) {
+        int now = vectors == 4 ? 2 : std::min(vectors, BROAD);
+        if (now == 3) strip<3>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
+        else if (now == 2) strip<2>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
+        else strip<1>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
+        b += now * LANES; c += now * LANES; vectors -= now;
+    }
+}
 
 static int whole(int numbers) { return (numbers + LANES - 1) / LANES * LANES; }
 
