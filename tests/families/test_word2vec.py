@@ -20,7 +20,7 @@ from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.vector_baselines import fit_factorised_counts, frequencies
-from luthier.models import compiled
+from luthier.models import shared_library
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST
@@ -144,7 +144,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
     assert "pairs stand in windows" in catch()
 
 
-@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 @pytest.mark.usefixtures("compiling")
 def test_compiled_steps_are_those_of_a_plain_loop(tried: Any) -> None:  # noqa: F811
     changes = {"objective__model": "cbow", "training__dtype": "float32"}
@@ -162,7 +162,7 @@ def test_compiled_steps_are_those_of_a_plain_loop(tried: Any) -> None:  # noqa: 
         assert moved > 0 and off < 1e-3 * moved, (off, moved)
 
 
-@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 @pytest.mark.usefixtures("compiling")
 def test_a_compiled_run_that_was_stopped_and_resumed_ships_the_same_bytes(tmp_path: Path) -> None:
     file = write(tmp_path, salad(240, 20, 40))

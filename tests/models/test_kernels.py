@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from luthier.models import compiled, kernels
+from luthier.models import compiled, kernels, shared_library
 from luthier.models.kernels import KERNELS
 
 
@@ -110,7 +110,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> compiled.Compiled:
     return compiled.Compiled(folder)
 
 
-@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 @pytest.mark.parametrize("name", BUILT)
 def test_a_compiled_kernel_says_what_the_plain_function_says(built: compiled.Compiled, name: str) -> None:
     kernel, ours = KERNELS[name], built

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.core.randomness import mix
-from luthier.models import compiled, shared_library, word_kernels
+from luthier.models import shared_library, word_kernels
 from luthier.models.word_kernels import SHARING, RowGradient, WordKernels
 from luthier.objectives import windows
 from luthier.objectives.windows import Windows, summed_loss, window_sides
 
-pytestmark = pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 VOCABULARY = 300
 
 

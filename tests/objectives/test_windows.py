@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from luthier.core.randomness import mix
-from luthier.models import compiled
+from luthier.models import shared_library
 from luthier.models.word_kernels import WordKernels
 from luthier.objectives.windows import SHARING, Windows, losses_of_words, run_length, summed_loss, window_sides
 
@@ -59,7 +59,7 @@ def one_by_one(
     return total
 
 
-needs_compiler = pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 HOW = (
     pytest.param(False, False, id="skip_gram"),
     pytest.param(True, False, id="cbow"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models import compiled
+from luthier.models import compiled, shared_library
 from luthier.pilot.stages import compile_kernels
 from luthier.pilot.stages.compile_kernels import compile_where_it_pays
 from tests.training.test_steps import experiment
@@ -39,7 +39,7 @@ def compile_run(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(compiled, "are_cached", lambda: facts.get("kept", False))
-    monkeypatch.setattr(compiled, "can_compile", lambda: facts.get("compiler", True))
+    monkeypatch.setattr(shared_library, "can_compile", lambda: facts.get("compiler", True))
     monkeypatch.setattr(compiled, "load", load)
     monkeypatch.setattr(compile_kernels, "WORTH", 2e9)  # the bases are tiny
     place: Any = Place()

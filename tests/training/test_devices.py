@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ExperimentError
-from luthier.models import compiled
+from luthier.models import compiled, shared_library
 from luthier.training import devices
 from luthier.training.devices import decide_device_fields
 from tests.conftest import SELDOM
@@ -80,7 +80,7 @@ def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
         decide_device_fields(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
 
 
-@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 @pytest.mark.parametrize(
     ("model", "dtype", "compiler", "wanted"),
     [
@@ -106,6 +106,33 @@ def test_compiled_code_of_an_objectives_own_is_chosen_where_it_can_be_had(
     if dtype == "bfloat16":
         with pytest.raises(ExperimentError, match=r"for float32 on a processor here, .* bfloat16 on cpu"):
             decide_device_fields(asked.replace("training.kernels", "compiled"))
+
+
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    ("vectors", "tiles", "base", "compiler", "wanted"),
+    [
+        (True, False, False, "", "compiled"),
+        (True, False, False, "no-such-compiler", "plain"),
+        (False, False, False, "", "plain"),
+        (True, True, False, "", "plain"),
+        (True, False, True, "", "plain"),
+    ],
+)
+@pytest.mark.usefixtures("compiling")
+def test_a_decoder_from_scratch_computes_by_compiled_code_on_vectors_of_bf16(
+    bases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vectors: bool, tiles: bool, base: bool, compiler: str, wanted: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    if compiler:
+        monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "none"))
+        monkeypatch.setenv("CXX", compiler)
+    asked = experiment("causal_lm", "", training__dtype="auto")
+    found = decide_device_fields(asked, bases("llama") if base else None)
+    assert found.training.kernels == wanted
+    assert decide_device_fields(asked.replace("training.kernels", "plain")).training.kernels == "plain"
 
 
 PAGES = """

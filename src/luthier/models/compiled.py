@@ -18,6 +18,7 @@ from torch import Tensor
 from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, name_disk_errors
 from luthier.models import kernels
+from luthier.models.decoder_kernels import DecoderKernels
 from luthier.models.kernels import KERNELS, Kernel
 from luthier.models.store import home
 
@@ -79,7 +80,7 @@ class Compiled:
         return call
 
 
-Kernels = Compiled | Plain
+Kernels = Compiled | Plain | DecoderKernels
 
 
 def cache_folder() -> Path:
@@ -95,11 +96,6 @@ def cache_folder() -> Path:
 def are_cached() -> bool:
     """Whether the kernels need not be compiled any more."""
     return cache_folder().is_dir()
-
-
-def can_compile() -> bool:
-    """Whether there is a C++ compiler."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def load() -> Compiled:

@@ -100,13 +100,17 @@ class FrozenLayerCache:
         """
         last: Any = (states[None],) if self.boxed else states[None]
         passed = list(blocks)[: self.depth]
+        before = [vars(block).get("forward") for block in passed]  # that of compiled passes stands there
         for number, block in enumerate(passed):
             block.forward = _return_states(last) if number == self.depth - 1 else _pass_through(self.boxed)  # type: ignore[method-assign]
         try:
             yield
         finally:
-            for block in passed:
-                del block.forward
+            for block, forward in zip(passed, before, strict=True):
+                if forward is None:
+                    del block.forward
+                else:
+                    block.forward = forward
 
 
 def _return_states(states: Any) -> Any:

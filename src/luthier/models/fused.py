@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from luthier.models.compiled import Kernels
 from luthier.models.compiled_attention import CompiledAttention
+from luthier.models.decoder_kernels import DecoderKernels
+from luthier.models.fused_block import BLOCKS, are_plain, forward_block, window_of
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Classes of transformers that norm as `kernels.rms_norm` does."""
@@ -21,8 +23,6 @@ FEEDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 """Classes whose forward pass is down(act(gate(x)) × up(x))."""
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 """Classes that rotate queries and keys as they come from their products."""
-WINDOWED = ("MistralAttention",)
-"""Of them, those whose every layer looks back as far as the configuration says."""
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
 
@@ -162,6 +162,9 @@ def fuse(network: Any, kernels: Kernels) -> int:
             _instead(module, kernels.dtype, _feed, kernels)
         elif name in ATTENTIONS and kernels.fits(module.head_dim):
             _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
+        elif name in BLOCKS and isinstance(kernels, DecoderKernels):
+            norms = (module.input_layernorm, module.post_attention_layernorm)
+            _instead(module, kernels.dtype, forward_block, kernels, tuple(torch.tensor(norm.variance_epsilon) for norm in norms))
         elif name == ADAPTER:
             _instead(module, kernels.dtype, _adapter_forward, kernels)
         else:
@@ -190,14 +193,9 @@ def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tens
 def _feed(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
-    if _are_plain(*layers):
+    if are_plain(*layers):
         return _FeedForward.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
     return self.down_proj(_Swiglu.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
-
-
-def _are_plain(*layers: nn.Module) -> bool:
-    """Whether layers are products and nothing else."""
-    return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
 
 
 def _adapter_forward(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
@@ -217,12 +215,11 @@ def _attend(
     cos, sin = (table[0] for table in keywords["position_embeddings"])
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
-    if _are_plain(*layers):
+    if are_plain(*layers):
         projected: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
     else:
         projected = [layer(rows) for layer in layers]
     query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in projected)
     query, key = _Rotary.apply(query, cos, sin, scale, kernels), _Rotary.apply(key, cos, sin, one, kernels)
-    window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None) if type(self).__name__ in WINDOWED else None) or 0
-    attended: Any = CompiledAttention.apply(query, key, value, packing, window, kernels)
+    attended: Any = CompiledAttention.apply(query, key, value, packing, window_of(self), kernels)
     return self.o_proj(attended.flatten(1))[None], None

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.models.dropout import DropoutKeys
 from luthier.models.shared_prefix import SharedPrefix
@@ -108,6 +108,7 @@ class Packing:
         causal: whether a token sees only those before it.
         dropout_keys: the keys for attention's dropout.
         dropout: its probability.
+        starts: where each row begins in the stream, and the last one ends, where rows lie there whole, # (rows + 1,) or None
     """
 
     groups: Sequence[AttentionGroup]
@@ -117,6 +118,7 @@ class Packing:
     causal: bool
     dropout_keys: DropoutKeys
     dropout: float
+    starts: Tensor | None = None
     _known: dict[tuple[bool, int], Tensor] = field(default_factory=dict, repr=False)
 
     def scatter(self, values: Sequence[Tensor], clear: bool = False) -> Tensor:
@@ -204,7 +206,8 @@ def pack(
     back = torch.cat([group.queries.source.index_select(0, group.queries.position) for group in groups]).argsort()
     shared = None if joint is None else torch.cat([group.keys.source.index_select(0, group.keys.position) for group in groups])
     behind = shared_prefix.padding if shared_prefix is not None else 0
-    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout)
+    starts = nn.functional.pad(lengths.cumsum(0), (1, 0)) if joint is None else None
+    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout, starts)
 
 
 def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> bool:

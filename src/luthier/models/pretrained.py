@@ -21,6 +21,7 @@ from luthier.core.types import Batch
 from luthier.models import compiled, packed, padded
 from luthier.models.base import ENCODERS, PADDED, ROBERTAS, USUAL, Base
 from luthier.models.compiled import Kernels
+from luthier.models.decoder_kernels import DecoderKernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.fused import fuse
@@ -72,7 +73,7 @@ class PackedNetwork(nn.Module):
 
     def load_kernels(self) -> Kernels | None:
         """Compute by the compiled kernels while training, see `use`; they are compiled first where they are not kept."""
-        return self.use(compiled.load())
+        return self.use(compiled.load() if torch.cpu._is_amx_tile_supported() else DecoderKernels())
 
     def use(self, kernels: Kernels) -> Kernels | None:
         """Compute by compiled kernels while training.
@@ -178,6 +179,8 @@ class PackedNetwork(nn.Module):
             batch: as for `hidden_states`.
             limit: 1 or more; what the rows of a piece begin with in common comes on top of it.
         """
+        if batch.size <= limit:
+            return [batch]  # whatever they share
         return batch.split(limit, shared_tokens(batch.flat["tokens"], batch.lengths) if self._shares(batch) else None)
 
     def _shares(self, batch: Batch) -> bool:

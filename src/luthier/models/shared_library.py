@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -13,12 +14,11 @@ from typing import TypeVar
 
 from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, name_disk_errors
-from luthier.models import compiled
 from luthier.models.store import home
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 """Of the compiler."""
-HEADER = Path(__file__).with_name("registers.h")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 """That any of the sources may include."""
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
@@ -32,7 +32,9 @@ def library_file(name: str, source: Path) -> Path:
         name: that the file begins with.
         source: in C++.
     """
-    key = hashlib.sha256("\0".join([source.read_text(), HEADER.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        "\0".join([source.read_text(), *(header.read_text() for header in HEADERS), *FLAGS, describe_processor()]).encode()
+    ).hexdigest()[:16]
     return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"{name}-{key}.so"
 
 
@@ -51,6 +53,11 @@ def _processor_lines() -> list[str]:
     return file.read_text().split("\n") if file.exists() else [f"model name: {platform.processor()}"]
 
 
+def can_compile() -> bool:
+    """Whether there is a C++ compiler."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def build(name: str, source: Path) -> Path:
     """Compile, unless it is there; takes some seconds.
 
@@ -66,13 +73,13 @@ def build(name: str, source: Path) -> Path:
         return file
     if not file.is_absolute():
         raise ModelError(f"LUTHIER_KERNELS names a relative folder, {file.parent}", "give an absolute one")
-    if not compiled.can_compile():
+    if not can_compile():
         raise ModelError("there is no C++ compiler", "install g++")
     with name_disk_errors(str(file.parent), AGAIN):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as room:
             made = Path(room) / file.name
-            command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{HEADER.parent}", "-o", str(made), str(source)]
+            command = [os.environ.get("CXX", "g++"), *FLAGS, f"-I{Path(__file__).parent}", "-o", str(made), str(source)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not made.is_file():
                 raise ModelError(f"{source.name} could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")

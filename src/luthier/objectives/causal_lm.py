@@ -49,6 +49,11 @@ class CausalLm(Component):
     )
 
     @property
+    def compiles_in(self) -> str:
+        """What the compiled code computes in that a network from scratch has on a processor (`models.decoder_kernels`)."""
+        return "bfloat16"
+
+    @property
     def wide(self) -> int:
         """Width of a network from scratch."""
         return self.width or 64 * self.depth

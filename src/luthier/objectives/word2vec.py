@@ -59,9 +59,9 @@ class Word2Vec(WordVectorsSpec):
     )
 
     @property
-    def compiles(self) -> bool:
-        """Whether its steps may be computed by compiled code of their own, in fp32 on a processor (`models.word_kernels`)."""
-        return self.model == "cbow"
+    def compiles_in(self) -> str:
+        """What the compiled code computes in that its steps have of their own on a processor (`models.word_kernels`); empty: there is none."""
+        return "float32" if self.model == "cbow" else ""
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:
         """The objective at work.

@@ -232,8 +232,8 @@ class Masters:
         """
         if not self._waiting:
             return set()
-        beta, beta_square = self.spec.betas
         for group, names in zip(self.optimizer.param_groups, self.groups.values(), strict=True):
+            counted, numbers = 0.0, torch.empty(0)
             for name in names:
                 if name not in self._waiting:
                     continue
@@ -243,14 +243,26 @@ class Masters:
                     state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
                 state["step"] += 1
                 steps = float(state["step"])
-                numbers = [scale, 1 - group["lr"] * group["weight_decay"], beta, 1 - beta, beta_square, 1 - beta_square]
-                numbers += [group["lr"] / (1 - beta**steps), math.sqrt(1 - beta_square**steps), self.spec.eps]
+                if steps != counted:  # those that began together have the same
+                    counted, numbers = steps, torch.tensor(self._numbers_of_step(group, scale, steps))
                 rounded = self.inner[name].detach()
                 flat = (tensor.view(-1) for tensor in (master, state["exp_avg"], state["exp_avg_sq"], rounded, gradient.contiguous()))
-                self._kernels.adamw_(*flat, torch.tensor(numbers))
+                self._kernels.adamw_(*flat, numbers)
         done = set(self._waiting)
         self._waiting.clear()
         return done
+
+    def _numbers_of_step(self, group: Mapping[str, Any], scale: float, steps: float) -> list[float]:
+        """What a step of AdamW multiplies by, as `kernels.adamw_` takes it.
+
+        Args:
+            group: of the optimizer.
+            scale: of the gradients.
+            steps: that a parameter has taken, with this one.
+        """
+        beta, beta_square = self.spec.betas
+        numbers = [scale, 1 - group["lr"] * group["weight_decay"], beta, 1 - beta, beta_square, 1 - beta_square]
+        return [*numbers, group["lr"] / (1 - beta**steps), math.sqrt(1 - beta_square**steps), self.spec.eps]
 
     def _move_rows(self) -> None:
         """Take AdaGrad's step for the sparse gradients in one pass each, where there are kernels for it."""

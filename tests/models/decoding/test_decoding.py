@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models import compiled, shared_library
+from luthier.models import shared_library
 from luthier.models.decoding import compiled_step
 from luthier.models.decoding.choice import choose_decoder
 from luthier.models.decoding.compiled_step import CompiledDecoder
@@ -22,7 +22,7 @@ from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3")
-needs_compiler = pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def test_both_steps_give_the_logits_of_transformers_however_a_text_is_cut(family
     with model.for_generation() as own:
         wanted = own(input_ids=torch.tensor([tokens])).logits[0]
     decoders = [TorchDecoder(network, make_cache(network, 8, 64))]
-    if compiled.can_compile():
+    if shared_library.can_compile():
         request.getfixturevalue("compiling")
         decoders.append(CompiledDecoder(network, make_cache(network, 8, 64)))
     for decoder in decoders:
@@ -210,7 +210,7 @@ def test_code_of_another_processor_that_shares_the_home_is_not_loaded(monkeypatc
 def test_a_text_that_is_longer_than_the_context_is_refused_before_anything_is_written(networks, request):
     _, network = networks("llama")
     decoders = [TorchDecoder(network, make_cache(network, 4, 40))]
-    if compiled.can_compile():
+    if shared_library.can_compile():
         request.getfixturevalue("compiling")
         decoders.append(CompiledDecoder(network, make_cache(network, 4, 40)))
     for decoder in decoders:
@@ -219,7 +219,7 @@ def test_a_text_that_is_longer_than_the_context_is_refused_before_anything_is_wr
                 decoder.step([span])
         assert not decoder.cache.keys.any()
         assert len(decoder.step([Span([5] * 40, 0, [0, 1, 2])])) == 1
-    if compiled.can_compile():
+    if shared_library.can_compile():
         rows = [some_tokens(63)]  # four pages hold it, and the context does not
         parity = choose_decoder(network, make_cache(network, 4, 40), "int8", rows).parity
         assert parity is not None and parity.tokens == 39

@@ -7,7 +7,7 @@ from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
-from luthier.models import compiled
+from luthier.models import compiled, shared_library
 from luthier.models.base import Base
 from luthier.training.devices import compiled_is_faster
 
@@ -30,7 +30,7 @@ def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None,
     training = experiment.training
     if training.kernels != "auto" or base is None or not compiled_is_faster(training.dtype, base):
         return
-    if compiled.are_cached() or not compiled.can_compile() or _operations(experiment, base, dataset) < WORTH:
+    if compiled.are_cached() or not shared_library.can_compile() or _operations(experiment, base, dataset) < WORTH:
         return
     reporter.say("compiling kernels for this processor: about a minute, once; later runs find them")
     try:

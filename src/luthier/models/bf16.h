@@ -1,0 +1,116 @@
+// bf16 numbers as code in C++ reads and writes them: as many at once as one register holds in fp32, in which everything is computed.
+#pragma once
+#include "registers.h"
+#include <algorithm>
+#include <cmath>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+static inline Floats& at(float* place) { return *(Floats*)place; }
+static inline const Floats& at(const float* place) { return *(const Floats*)place; }
+
+typedef uint16_t Half;  // the upper half of an fp32 number
+typedef Half Halves __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static inline Floats widen(Halves halves) {
+    Words words = __builtin_convertvector(halves, Words) << 16;
+    Floats floats;
+    std::memcpy(&floats, &words, sizeof floats);
+    return floats;
+}
+
+static inline Halves narrow(Floats floats) {  // to the nearest, of two equally near to the even one; what is not a number stays so
+#if defined(__AVX512BF16__)
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)floats);
+    Halves said;
+    std::memcpy(&said, &halves, sizeof said);
+    return said;
+#endif
+    Words words;
+    std::memcpy(&words, &floats, sizeof words);
+    Words rounded = (words + 0x7FFF + ((words >> 16) & 1)) >> 16;
+    return __builtin_convertvector(floats != floats ? (Words{} + 0x7FC0) : rounded, Halves);
+}
+
+// Of `count` numbers; what is behind them is `rest`.
+static inline Floats read(const Half* place, int64_t count = LANES, float rest = 0.0f) {
+    Halves halves;
+    if (count == LANES) { std::memcpy(&halves, place, sizeof halves); return widen(halves); }
+    Floats floats = broadcast(rest);
+    for (int i = 0; i < count; i++) { uint32_t word = (uint32_t)place[i] << 16; float one; std::memcpy(&one, &word, 4); floats[i] = one; }
+    return floats;
+}
+
+static inline Floats read(const float* place, int64_t count = LANES, float rest = 0.0f) {
+    if (count == LANES) return at(place);
+    Floats floats = broadcast(rest);
+    for (int i = 0; i < count; i++) floats[i] = place[i];
+    return floats;
+}
+
+static inline void write(Half* place, Floats floats, int64_t count = LANES) {
+    Halves halves = narrow(floats);
+    std::memcpy(place, &halves, count == LANES ? sizeof halves : 2 * count);
+}
+
+static inline void write(float* place, Floats floats, int64_t count = LANES) {
+    if (count == LANES) at(place) = floats;
+    else for (int i = 0; i < count; i++) place[i] = floats[i];
+}
+
+static inline Floats rounded(Floats floats) { return widen(narrow(floats)); }
+
+static inline float sum_of(Floats floats) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)floats);
+#endif
+    float each[LANES];
+    std::memcpy(each, &floats, sizeof each);
+    for (int half = LANES / 2; half; half /= 2) for (int i = 0; i < half; i++) each[i] += each[i + half];
+    return each[0];
+}
+
+static inline float largest_of(Floats floats) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)floats);
+#endif
+    float each[LANES];
+    std::memcpy(each, &floats, sizeof each);
+    for (int half = LANES / 2; half; half /= 2) for (int i = 0; i < half; i++) each[i] = std::max(each[i], each[i + half]);
+    return each[0];
+}
+
+static inline Floats root(Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_sqrt_ps((__m512)x);
+#endif
+    Floats y;
+    for (int i = 0; i < LANES; i++) y[i] = std::sqrt(x[i]);
+    return y;
+}
+
+static inline Floats exponential(Floats x) {  // within what fp32 holds; of what is not a number as it is
+    Floats low = broadcast(-87.0f), high = broadcast(88.0f);
+    Floats within = x < low ? low : x > high ? high : x;
+    return x != x ? x : exponential_within(within);
+}
+
+static inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+
+template <class Each>
+static inline void sweep(int64_t count, Each each) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) each(i, (int64_t)LANES);
+    if (i < count) each(i, count - i);
+}
+
+static const int64_t PIECE = 1 << 14;  // numbers that a thread takes at once
+
+template <class Each>
+static inline void sweep_threads(int64_t count, int threads, Each each) {
+    #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t start = 0; start < count; start += PIECE)
+        sweep(std::min(PIECE, count - start), [&](int64_t i, int64_t n) { each(start + i, n); });
+}
