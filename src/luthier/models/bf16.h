@@ -91,13 +91,13 @@ static inline Floats root(Floats x) {
     return y;
 }
 
-static inline Floats exponential(Floats x) {  // within what fp32 holds; of what is not a number as it is
+static inline Floats exponential_or_nan(Floats x) {  // within what fp32 holds; of what is not a number as it is
     Floats low = broadcast(-87.0f), high = broadcast(88.0f);
     Floats within = x < low ? low : x > high ? high : x;
     return x != x ? x : exponential_within(within);
 }
 
-static inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential_or_nan(-x)); }
 
 template <class Each>
 static inline void sweep(int64_t count, Each each) {

@@ -89,7 +89,7 @@ void luthier_attention_scores_backward(const Half* score, const Half* d_share, c
         sweep(length, [&](int64_t i, int64_t n) {
             Floats zero = {}, place = steps + (float)i;
             Ints seen = (place >= first[row]) & (place <= last[row]);
-            Floats p = seen ? exponential(read(score + row * length + i, n) - total[row]) : zero;
+            Floats p = seen ? exponential_or_nan(read(score + row * length + i, n) - total[row]) : zero;
             write(share + row * length + i, p, n);
             write(d_score + row * length + i, p * (read(d_share + row * length + i, n) - pulled[row]), n);
         });
@@ -104,13 +104,13 @@ void luthier_cross_entropy(Half* logits, const int64_t* target, float* lost, int
         Floats most = broadcast(lowest), sum = {};
         sweep(vocabulary, [&](int64_t i, int64_t n) { Floats v = read(said + i, n, lowest); most = v > most ? v : most; });
         float largest = largest_of(most);
-        sweep(vocabulary, [&](int64_t i, int64_t n) { Floats p = exponential(read(said + i, n, lowest) - largest); sum += n == LANES ? p : read((float*)&p, n); });
+        sweep(vocabulary, [&](int64_t i, int64_t n) { Floats p = exponential_or_nan(read(said + i, n, lowest) - largest); sum += n == LANES ? p : read((float*)&p, n); });
         float total = std::log(sum_of(sum)) + largest;
         int64_t right = target[row];
         bool known = right >= 0 && right < vocabulary;
         lost[row] = known ? total - read(said + right, 1)[0] : nothing;
         float hit = known ? std::exp(read(said + right, 1)[0] - total) - 1.0f : nothing;
-        sweep(vocabulary, [&](int64_t i, int64_t n) { write(said + i, exponential(read(said + i, n) - total), n); });
+        sweep(vocabulary, [&](int64_t i, int64_t n) { write(said + i, exponential_or_nan(read(said + i, n) - total), n); });
         if (known) write(said + right, broadcast(hit), 1);
     }
 }

@@ -164,7 +164,7 @@ void luthier_attention(const Half* given, const Heads* of, Half* out, float* tot
                         most = v > most ? v : most;
                     }
                     float largest = largest_of(most);
-                    for (int64_t i = 0; i < seen; i += LANES) sum += at(share + i) = places_from(i) <= (int)asks ? exponential(at(share + i) - largest) : zero;
+                    for (int64_t i = 0; i < seen; i += LANES) sum += at(share + i) = places_from(i) <= (int)asks ? exponential_or_nan(at(share + i) - largest) : zero;
                     float all = sum_of(sum), part = 1.0f / all;
                     for (int64_t i = 0; i < seen; i += LANES) write(used + i, at(share + i) * part);
                     total[(first + asks) * heads + which] = largest + std::log(all);
@@ -210,7 +210,7 @@ void luthier_attention_backward(const Half* given, const Heads* of, const Half* 
                         sweep(width, [&](int64_t i, int64_t n) { products += read(head.d_said.data() + asks * head.columns + i, n) * read(answer + asks * heads * width + i, n); });
                         float pulled = sum_of(products), all = total[(first + asks) * heads + which];
                         for (int64_t i = 0; i < seen; i += LANES) {
-                            Floats p = places_from(i) <= (int)asks ? exponential(at(scores + i) - all) : zero;
+                            Floats p = places_from(i) <= (int)asks ? exponential_or_nan(at(scores + i) - all) : zero;
                             write(share + i, p);
                             write(d_score + i, p * (at(d_share + i) - pulled));
                         }
