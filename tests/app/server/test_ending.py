@@ -148,10 +148,14 @@ def test_predictions_that_wait_when_the_server_ends_are_answered_503(bundles: An
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(client("POST", "/classify", {"input": "good"}))) for _ in range(5)]
     threads[0].start()  # alone, or a busy machine lets all five be one batch and none waits
-    assert until(lambda: queue.numbers() == {"waiting": 0, "running": 1},)
+    assert until(
+        lambda: queue.numbers() == {"waiting": 0, "running": 1},
+    )
     for thread in threads[1:]:
         thread.start()
-    assert until(lambda: queue.numbers() == {"waiting": 4, "running": 1},)
+    assert until(
+        lambda: queue.numbers() == {"waiting": 4, "running": 1},
+    )
     running.close(0.2)
     for thread in threads:
         thread.join()
