@@ -168,3 +168,15 @@ def test_whether_a_file_can_be_written_is_seen_before_the_work(tmp_path: Path) -
             check_writable(place)
         with pytest.raises(DiskFailed, match="cannot be written"):
             write_file(place, "")
+
+
+def test_what_would_finish_a_run_depends_on_what_refused_it(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.event("started")
+    assert run.how_to_finish() == f"finish it: `luthier resume {tmp_path}`"
+    run.event("budget_too_short", budget=30.0, smallest="60s")
+    assert run.how_to_finish().startswith("its budget of 30s was refused: the smallest that makes sense is 60s; ")
+    run.event("no_go", reasons="the loss rose")
+    assert run.how_to_finish().startswith("its small run refused it: the loss rose; ")
+    run.event("forced")
+    assert run.how_to_finish() == f"finish it: `luthier resume {tmp_path}`"

@@ -205,3 +205,16 @@ def test_a_table_without_the_column_of_images_is_told_of_its_own_columns_and_sta
     with pytest.raises(DataError, match="is empty") as problem:
         luthier.predict(finished.folder, empty)
     assert problem.value.remedy == "give at least one row"
+
+
+def test_angles_with_a_degree_sign_beside_images_are_named_with_how_to_write_them(table: Path) -> None:
+    angles = with_column(table, "angles.csv", angle=[f"{number}\u00b0" for number in range(90)])
+    read = load_dataset(Data(path=angles), checks=())
+    assert read.spec.task == "autoencoder"
+    assert (
+        "the cells of 'angle' look like numbers with a degree sign, such as '0\u00b0': to learn them, write the cells as plain numbers"
+        in read.reason
+    )
+    for asked in ({"task": "image_regression"}, {"task": "image_regression", "target": "angle"}):
+        with pytest.raises(DataError, match="the cells of 'angle' look like numbers with a degree sign"):
+            load_dataset(Data(path=angles, **asked))

@@ -214,3 +214,18 @@ def test_cells_of_lists_and_of_single_labels_are_learned_where_asked_and_called_
     family, columns = recognise(table(text=TEXTS, topics=mixed), "rows.jsonl", Data(path="rows.jsonl", task="multi_label"))
     assert (family.name, columns.target) == ("multi_label", "topics")
     assert "the cells of 'topics' are 100 lists, and one label each: 2 labels" in columns.reason
+
+
+@pytest.mark.parametrize("asked", [{}, {"target": "topics"}, {"task": "multi_label", "target": "topics"}])
+def test_labels_that_are_joined_by_commas_are_said_with_how_to_write_them(asked: dict[str, str]) -> None:
+    kinds = ["a, b", "a", "b, c", "c", "a, c", "b", "a, b, c"]
+    rows = table(text=TEXTS, topics=[kinds[n % 7] for n in range(len(TEXTS))])
+    _, columns = recognise(rows, "rows.csv", Data(path="rows.csv", **asked))
+    assert "write 'a; b' for 'a, b', for --task multi_label" in columns.reason
+
+
+def test_names_that_hold_a_comma_are_not_taken_for_several_labels() -> None:
+    cities = ["Paris, France", "Rome, Italy", "Berlin, Germany"]
+    rows = table(text=TEXTS, city=[cities[n % 3] for n in range(len(TEXTS))])
+    _, columns = recognise(rows, "rows.csv", Data(path="rows.csv"))
+    assert "commas" not in columns.reason

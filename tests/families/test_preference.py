@@ -302,3 +302,34 @@ def test_show_marks_both_answers_and_says_which_is_to_gain(bases: Any, tmp_path:
     assert pairs()[0]["chosen"].replace(" ", "") in better.replace(" ", "")
     assert pairs()[0]["rejected"].replace(" ", "") in worse.replace(" ", "")
     assert shown.about.startswith("that the first answer (") and "against the second one (" in shown.about
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "remedy"),
+    [
+        (("prompt", "chosen"), "a column 'chosen' and none called 'rejected'", "add 'rejected'"),
+        (("prompt", "rejected"), "a column 'rejected' and none called 'chosen'", "add 'chosen'"),
+        (
+            ("prompt", "better", "worse"),
+            "'better' and 'worse' look like a better and a worse answer",
+            "rename better to chosen and worse to rejected",
+        ),
+        (
+            ("question", "Good", "Bad"),
+            "'Good' and 'Bad' look like a better and a worse answer",
+            "rename Good to chosen and Bad to rejected",
+        ),
+    ],
+)
+def test_half_of_a_pair_and_answers_under_other_names_are_said_to_be_so(
+    tmp_path: Path, names: tuple[str, ...], said: str, remedy: str
+) -> None:
+    rows = [dict(zip(names, (f"what is {n}?", f"it is {n}, as I said", f"nobody knows {n} at all"), strict=False)) for n in range(60)]
+    with pytest.raises(DataError, match=said) as problem:
+        load_dataset(Data(path=str(write_lines(tmp_path, rows))), ())
+    assert remedy in problem.value.remedy
+
+
+def test_a_class_beside_a_column_called_chosen_is_learned_as_ever(tmp_path: Path) -> None:
+    rows = [{"text": f"a text about number {n}", "chosen": f"note {n}", "label": "ab"[n % 2]} for n in range(60)]
+    assert load_dataset(Data(path=str(write_lines(tmp_path, rows))), ()).spec.task == "classification"

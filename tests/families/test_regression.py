@@ -18,6 +18,7 @@ from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
+from luthier.data.written_numbers import describe_written_numbers
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.recognise import load_dataset, recognise
@@ -109,6 +110,39 @@ def test_where_it_is_not_clear_which_column_is_meant_the_columns_are_named() -> 
         task_of(both, task="regression")
     with pytest.raises(DataError, match="holds no numbers: the first cell is 'a text"):
         task_of(table(text=TEXTS, other=TEXTS), task="regression", target="text")
+
+
+@pytest.mark.parametrize(
+    ("write", "sign"),
+    [
+        (lambda n: f"{n},{n % 10}", "a decimal comma, such as '0,0'"),
+        (lambda n: f"€{n}.50", "a currency sign, such as '€0.50'"),
+        (lambda n: f"{n} EUR", "a currency sign"),
+        (lambda n: f"1,{n:03}", "a comma, such as '1,000'"),
+        (lambda n: f"{n}%", "a percent sign"),
+        (lambda n: f"{n}°", "a degree sign"),
+    ],
+)
+@pytest.mark.parametrize("asked", [{"task": "regression"}, {"task": "regression", "target": "price"}, {}])
+def test_numbers_that_are_written_with_a_comma_or_a_sign_are_named_and_not_guessed(write: Any, sign: str, asked: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=f"the cells of 'price' look like numbers with {sign}") as problem:
+        task_of(table(text=TEXTS, price=[write(n) for n in range(200)]), **asked)
+    assert "plain numbers" in problem.value.remedy
+
+
+def test_few_such_numbers_are_classes_and_the_choice_says_so() -> None:
+    rows = table(text=TEXTS, stars=[f"{n % 5},5" for n in range(200)])
+    family, columns = recognise(rows, "rows.csv", Data(path="rows.csv"))
+    assert family.name == "classification"
+    assert "the cells of 'stars' look like numbers with a decimal comma, such as '0,5', and each is a class" in columns.reason
+
+
+@pytest.mark.parametrize(
+    "write", [lambda n: f"1.2.{n}", lambda n: f"class {n % 3}", lambda n: f"A{n % 9}", lambda n: "3,5", lambda n: f"{n % 7}.5"]
+)
+def test_dates_names_and_plain_numbers_are_not_said_to_be_written_otherwise(write: Any) -> None:
+    rows = table(text=TEXTS, price=[write(n) for n in range(200)])
+    assert describe_written_numbers(rows, "price") == ""
 
 
 def test_a_row_without_a_finite_number_is_set_aside_with_its_reason(finished: Run) -> None:

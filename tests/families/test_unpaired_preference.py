@@ -353,3 +353,16 @@ def test_show_marks_the_answer_and_says_which_way_it_is_to_go(bases: Any, tmp_pa
         said = "".join(piece for piece, learned in zip(shown.pieces, shown.learned, strict=True) if learned)
         assert judge()[line - 1]["completion"].replace(" ", "") in said.replace(" ", "")
         assert judge()[line - 1]["label"] == ("likelier" in way)
+
+
+@pytest.mark.parametrize(("label", "kind", "other"), [(True, "good", "bad"), ("no", "bad", "good")])
+def test_a_label_that_is_the_same_for_all_answers_is_said_not_to_be_read(tmp_path: Path, label: Any, kind: str, other: str) -> None:
+    rows = [{"prompt": f"what is {n}?", "completion": f"it is {n}, as I said", "label": label} for n in range(60)]
+    found = load_dataset(Data(path=str(write_lines(tmp_path, rows))), ())
+    assert found.spec.task == "chat"
+    assert f"'label' calls all answers {kind} and is not read: with {other} ones too, --task unpaired_preference" in found.reason
+
+
+def test_a_label_of_topics_beside_answers_is_not_said_to_judge_them(tmp_path: Path) -> None:
+    rows = [{"prompt": f"what is {n}?", "completion": f"it is {n}, as I said", "label": "arithmetic"} for n in range(60)]
+    assert "calls all answers" not in load_dataset(Data(path=str(write_lines(tmp_path, rows))), ()).reason

@@ -21,6 +21,7 @@ from luthier.families import FAMILIES, family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import base_choice
 from luthier.pilot.stages.options import data_spec, default_experiment, limit_to_positions
+from tests.families.cases import sentence_pairs
 
 
 def write(folder: Path, count: int, classes: int) -> Path:
@@ -232,3 +233,19 @@ def test_every_family_that_says_how_much_it_reads_at_once_reads_what_a_base_can_
     assert max(getattr(found.objective, field, 0) for field in ("max_length", "context")) <= 20
     assert (choice is None) == (found == experiment)
     assert limit_to_positions(experiment, replace(base, positions=0)) == limit_to_positions(experiment, None) == (experiment, None)
+
+
+def test_a_vocabulary_that_the_texts_do_not_hold_is_said_with_the_one_that_they_do(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in sentence_pairs()))
+
+    def chosen(asked: int) -> tuple[int, list[Any]]:
+        set = (f"objective.vocabulary={asked}",)
+        experiment, _, choices = default_experiment(data, set, NullReporter(), target=None, input=None, base=None, task="translation", seed=1)  # fmt: skip
+        objective: Any = experiment.objective
+        return objective.vocabulary, [(choice.value, choice.reason) for choice in choices if choice.path == "objective.vocabulary"]
+
+    held, said = chosen(100_000)
+    assert held < 100_000
+    assert said == [(held, f"100,000 were asked for, and the training rows give no more than {held:,}")]
+    assert chosen(held - 10) == (held - 10, [(str(held - 10), "as set")])

@@ -448,6 +448,17 @@ def hash_of(number: int) -> int:
 def test_a_rate_far_too_high_is_a_no_go_that_names_the_remedy(bases, table: Path, tmp_path: Path) -> None:
     with pytest.raises(NoGo, match=r"the loss rose[\s\S]*lower the learning rate"):
         luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["optimizer.lr=3"])
+    for verb in (
+        lambda: luthier.predict(tmp_path / "run", ["the phone"]),
+        lambda: luthier.report(tmp_path / "run"),
+        lambda: luthier.promote(tmp_path / "run", "production"),
+        lambda: luthier.compare(tmp_path / "run", tmp_path / "run"),
+    ):
+        with pytest.raises(LuthierError) as problem:
+            verb()
+        assert "its small run refused it: the loss rose" in problem.value.remedy
+        assert f"or insist: `luthier resume {tmp_path / 'run'} --force`" in problem.value.remedy
+        assert "finish" not in problem.value.remedy
 
 
 MISTAKES: list[tuple[dict[str, Any], type[LuthierError], str]] = [

@@ -298,6 +298,22 @@ class Run:
         """The events of one name, in order."""
         return [line for line in self.lines("events.jsonl") if line["event"] == event]
 
+    def how_to_finish(self, what: str = "finish it") -> str:
+        """The remedy for a run that is not finished; one that was refused before it trained would be refused again.
+
+        Args:
+            what: that finishing it does, for a person.
+        """
+        no_go, short = self.events_named("no_go"), self.events_named("budget_too_short")
+        if not (no_go or short) or self.events_named("forced"):
+            return f"{what}: `luthier resume {self.folder}`"
+        if no_go:
+            reasons = no_go[-1]["reasons"]
+            why = f"its small run refused it: {'; '.join(map(str, reasons)) if isinstance(reasons, list) else reasons}"
+        else:
+            why = f"its budget of {short[-1]['budget']:g}s was refused: the smallest that makes sense is {short[-1]['smallest']}"
+        return f"{why}; mend that and start a new run, or insist: `luthier resume {self.folder} --force`"
+
     # writing
 
     def write_json(self, name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from luthier.core.errors import DataError, nearest
 from luthier.core.words import plural
 from luthier.data.rows import Rows
+from luthier.data.written_numbers import REMEDY, find_written_numbers
 
 TARGET_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "rating", "type", "y")
 TEXT_NAMES = ("text", "sentence", "review", "comment", "message", "feedback", "body", "content", "description", "title")
@@ -150,6 +151,12 @@ def find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
             raise DataError(
                 f"{path} is a text without columns, and nothing says what is to be learned from it",
                 "name it: --task causal_lm, masked_lm or word2vec; of labelled rows give a table",
+            )
+        written = find_written_numbers(rows, input)
+        if written is not None:
+            raise DataError(
+                f"{path}: none of the columns {', '.join(rows.columns)} looks like a label, and the cells of {written[0]!r} {written[1]}",
+                REMEDY,
             )
         raise DataError(
             f"{path}: none of the columns {', '.join(rows.columns)} looks like a label (2 or more values that repeat)",

@@ -120,6 +120,21 @@ def tells_two(rows: Rows, column: str) -> bool:
     return {is_good(row.get(column)) for row in rows.values if text_of(row.get(column)).strip()} == {True, False}
 
 
+def say_one_kind(rows: Rows, read: tuple[str, ...]) -> str:
+    """That a label of answers is not read, because it says the same of all of them; empty where there is none such.
+
+    Args:
+        rows: of the table.
+        read: columns that are read or learned.
+    """
+    for name in (name for name in LABELS if name in rows.columns and name not in read):
+        kinds = {is_good(row.get(name)) for row in rows.values if text_of(row.get(name)).strip()}
+        if len(kinds) == 1 and None not in kinds:
+            kind, other = ("good", "bad") if kinds == {True} else ("bad", "good")
+            return f"{name!r} calls all answers {kind} and is not read: with {other} ones too, --task unpaired_preference would learn from both"
+    return ""
+
+
 def other_values(rows: Rows, column: str) -> list[str]:
     """What a column says beside good and bad, the most frequent first."""
     counts = Counter(text_of(row.get(column)).strip() for row in rows.values if is_good(row.get(column)) is None)

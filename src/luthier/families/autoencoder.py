@@ -16,6 +16,7 @@ from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
+from luthier.data.written_numbers import REMEDY, find_written_numbers
 from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_baseline
 from luthier.families.anomaly_family import AnomalyFamily
@@ -79,6 +80,9 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         numbers = columns_of_amounts(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), column)
         if numbers and not insists:
             more += f"; {say_numbers(numbers)}, which are learned with --task image_regression --target {numbers[0]}"
+        written = find_written_numbers(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), column)
+        if written and not insists:
+            more += f"; the cells of {written[0]!r} {written[1]}: to learn them, {REMEDY}"
         return self.columns_with(column, rows, path, asked, why, more)
 
     # starting point

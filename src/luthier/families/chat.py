@@ -11,6 +11,7 @@ from luthier.core.types import Example, Record
 from luthier.data.chat import conversation, prompt
 from luthier.data.chat import prompt_turns as asked_turns
 from luthier.data.infer import find_conversation
+from luthier.data.judged_answers import say_one_kind
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
@@ -72,7 +73,8 @@ class ChatFamily(Family):
         if recognised is not None:
             names, learned = recognised
             columns = learned if names == (learned,) else f"{' + '.join(names)} → {learned}"
-            return Columns(self.name, names, learned, f"the columns {columns} are a conversation")
+            one_kind = say_one_kind(rows, (*names, learned))
+            return Columns(self.name, names, learned, "; ".join(filter(None, (f"the columns {columns} are a conversation", one_kind))))
         if asked.task is None:
             return None
         if asked.input and asked.target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from luthier.data.rows import Rejected, Rows
 from luthier.data.spans import LABEL_COLUMNS, TOKEN_COLUMNS, has_tokens
 from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
+from luthier.data.written_numbers import describe_written_numbers
 from luthier.evaluation.label_thresholds import HALF, predicted_labels
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
@@ -40,6 +42,8 @@ SEPARATED = 0.1
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularisation of logistic regression; the validation rows choose one for all labels."""
 SHOWN = 5
+COMMA = re.compile(",")
+"""Which separates no labels, for names hold it: where it seems to be meant so, that is said."""
 PROBED = 1.25
 """Times the loss of the labels' frequencies, at most, that a head may begin with as a linear probe: the proof sees few rows."""
 
@@ -62,7 +66,7 @@ class TextLabels(TextFamily):
         target = asked.target or find_lists(rows, path, asked.input, insists)
         if target is None or not (insists or hold_lists(rows, target) or (asked.target and are_separated(rows, target))):
             return None
-        why = [_say_labels(rows, target)]
+        why = [_say_labels(rows, target), *([commas] if (commas := say_commas(rows, target)) else [])]
         pair = () if asked.input else find_pair(rows, target)
         input = asked.input
         if not input:
@@ -216,12 +220,30 @@ def hold_lists(rows: Rows, column: str) -> bool:
     return bool(cells) and len(lists) >= NEARLY_ALL * len(cells) and any(lists)
 
 
-def are_separated(rows: Rows, column: str) -> bool:
-    """Whether cells of a column are several labels with a separator: they are put together from fewer parts than there are different cells."""
+def are_separated(rows: Rows, column: str, separators: re.Pattern[str] = SEPARATORS) -> bool:
+    """Whether cells of a column are several labels with a separator: they are put together from fewer parts than there are different cells.
+
+    Args:
+        rows: of the table.
+        column: that is looked at.
+        separators: one of them stands between two labels.
+    """
     cells = [cell for cell in _filled_cells(rows, column) if isinstance(cell, str)]
-    several = [cell for cell in cells if SEPARATORS.search(cell)]
-    parts = {part.strip() for cell in cells for part in SEPARATORS.split(cell)}
+    several = [cell for cell in cells if separators.search(cell)]
+    parts = {part.strip() for cell in cells for part in separators.split(cell)}
     return len(several) >= max(SEPARATED * len(cells), 1) and len(parts) < len(set(cells))
+
+
+def say_commas(rows: Rows, column: str) -> str:
+    """How labels that are joined by commas are to be written; empty where a column holds none."""
+    if not are_separated(rows, column, COMMA) or describe_written_numbers(rows, column):
+        return ""
+    cell = next(str(cell) for cell in _filled_cells(rows, column) if COMMA.search(str(cell)))
+    written = "; ".join(part.strip() for part in cell.split(","))
+    return (
+        f"the cells of {column!r} hold commas, and what stands between them recurs, but commas separate no labels: "
+        f"where a row has several, write {written!r} for {cell!r}, for --task multi_label"
+    )
 
 
 def find_lists(rows: Rows, path: str, read: tuple[str, ...], insists: bool) -> str | None:

@@ -16,6 +16,7 @@ from luthier.data.reading import Columns
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_reason
+from luthier.data.written_numbers import REMEDY, describe_written_numbers, find_written_numbers
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families.choice import Choice
 from luthier.families.family import Family
@@ -71,6 +72,8 @@ class NumberFamily(Family):
         if target is None or not (insists or are_amounts(rows, target)):
             return None
         numbers = numbers_in(rows, target)
+        if insists and (how := describe_written_numbers(rows, target)):
+            raise DataError(f"{path}: the cells of {target!r} {how}", f"{REMEDY}; or learn classes: --task {self.learns_classes}")
         if not numbers:
             raise DataError(
                 f"{path}: the column {target!r} holds no numbers: the first cell is {str(rows.values[0].get(target))[:40]!r}",
@@ -228,6 +231,8 @@ def find_number(rows: Rows, path: str, read: tuple[str, ...], insists: bool) -> 
         found = columns_of_amounts(rows, read)
     if len(found) > 1:
         found = [name for name in found if name.lower() in NUMBER_NAMES] or found
+    if insists and not found and (written := find_written_numbers(rows, read)):
+        raise DataError(f"{path}: the cells of {written[0]!r} {written[1]}", REMEDY)
     if insists and len(found) != 1:
         several = f"several columns hold numbers ({', '.join(found[:8])})" if found else f"none of the columns {', '.join(rows.columns)} holds numbers"  # fmt: skip
         raise DataError(f"{path}: {several}", "name the one to be learned: --target COLUMN")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from luthier.models.referenced import Referenced
     from luthier.models.spec import Model
 
+OTHER_NAMES = (("better", "worse"), ("good", "bad"), ("preferred", "dispreferred"), ("accepted", "rejected"), ("winner", "loser"))
+"""What else people call the better and the worse answer: such a table is not taken by itself, and the message says how it would be."""
 PROMPTS = (("prompt",), ("question",), ("instruction", "input"), ("instruction",), ("conversations",), ("messages",))
 """Columns that hold the prompt, as well-known data sets name them."""
 EPOCHS = ((5_000, 2, "few rows"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr took one to three"))
@@ -68,6 +70,8 @@ class PreferenceFamily(ChatFamily):
         missing = [name for name in SIDES if name not in rows.columns]
         if missing:
             if asked.task is None:
+                if not asked.input:
+                    _refuse_half_pair(rows, path, missing)
                 return None
             raise DataError(f"{path} has no column {missing[0]!r}: a pair is a better and a worse answer to the same prompt", f"name the columns prompt, chosen and rejected; it has {', '.join(rows.columns)}")  # fmt: skip
         names = asked.input or next((names for names in PROMPTS if set(names) <= set(rows.columns)), ())
@@ -157,6 +161,34 @@ def _as_text(record: Record, input: tuple[str, ...]) -> tuple[str, str, str]:
 
 def _swap_answers(pair: tuple[str, str, str]) -> tuple[str, str, str]:
     return pair[0], pair[2], pair[1]
+
+
+def _refuse_half_pair(rows: Rows, path: str, missing: list[str]) -> None:
+    """Refuse a table that seems to be meant as pairs of answers, unless another family reads it.
+
+    Args:
+        rows: of the table.
+        path: for the message.
+        missing: of the columns chosen and rejected.
+
+    Raises:
+        DataError: one of the two is there; or a prompt, and two answers under other names.
+    """
+    if len(missing) == 1:
+        there = next(name for name in SIDES if name not in missing)
+        alone = f"; good answers alone are --task chat --input COLUMN --target {there}" if there == SIDES[0] else ""
+        raise DataError(
+            f"{path} has a column {there!r} and none called {missing[0]!r}: a preference pair is a better and a worse answer to the same prompt",
+            f"add {missing[0]!r} (it has {', '.join(rows.columns)}){alone}",
+        )
+    by_name = {name.lower(): name for name in rows.columns}
+    pair = next((pair for pair in OTHER_NAMES if set(pair) <= set(by_name)), None)
+    if pair is not None and any(set(names) <= set(rows.columns) for names in PROMPTS):
+        better, worse = (by_name[name] for name in pair)
+        raise DataError(
+            f"{path}: the columns {better!r} and {worse!r} look like a better and a worse answer to the same prompt",
+            f"rename {better} to chosen and {worse} to rejected: preference pairs are recognised by these names",
+        )
 
 
 FAMILY = PreferenceFamily()

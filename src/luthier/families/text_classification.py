@@ -11,9 +11,10 @@ from luthier.data.infer import count_values, find_label, find_pair, find_text
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
+from luthier.data.written_numbers import REMEDY, describe_written_numbers
 from luthier.families import token_proofs
 from luthier.families.class_family import ClassFamily, starts_where_it_must
-from luthier.families.multi_label import are_separated
+from luthier.families.multi_label import are_separated, say_commas
 from luthier.families.text_family import TextFamily
 from luthier.objectives.classification import Classification
 
@@ -52,6 +53,10 @@ class TextClassification(ClassFamily, TextFamily):
                 why.append(
                     "some of its cells hold several labels, and each combination is a class of its own here: --task multi_label learns the labels one by one"
                 )
+        if asked.task is None and (commas := say_commas(rows, target)):
+            why.append(f"{commas}; each combination is a class of its own here")
+        if asked.task is None and (how := describe_written_numbers(rows, target)):
+            why.append(f"the cells of {target!r} {how}, and each is a class of its own here: for numbers {REMEDY}")
         input = asked.input
         if not input:
             input, reason = find_text(rows, path, target, pair)

@@ -157,5 +157,5 @@ def how_to_restore(folder: Path) -> str:
     if not (run.folder / "experiment.yaml").is_file():
         return "restore the bundle from a copy"
     if not run.events_named("finished"):
-        return f"finish its run, which writes the bundle: `luthier resume {run.folder}`"
+        return run.how_to_finish("finish its run, which writes the bundle")
     return f"restore the bundle from a copy, or make the same one again: `luthier train {run.folder / 'experiment.yaml'} --out NEW`"

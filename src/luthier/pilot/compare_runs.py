@@ -122,7 +122,7 @@ def _require_finished(run: str | os.PathLike[str]) -> Run:
     folder = run_folder(run)
     place = Study(folder).winner if (folder / "ledger.jsonl").is_file() else Run(folder)
     if place is None or place.verdict is None:
-        raise RunError(f"{folder} has no verdict yet", f"finish it: `luthier resume {folder}`")
+        raise RunError(f"{folder} has no verdict yet", Run(folder).how_to_finish())
     return place
 
 

@@ -22,8 +22,8 @@ def report(run: str | Path) -> Path:
     if source.events_named("searching"):
         study = Study(source.folder)
         if study.winner is None:
-            raise RunError(f"{source.folder} has no winner yet", f"finish it: `luthier resume {source.folder}`")
+            raise RunError(f"{source.folder} has no winner yet", source.how_to_finish())
         return write_study(study)
     if source.verdict is None:
-        raise RunError(f"{source.folder} has no verdict yet", f"finish it: `luthier resume {source.folder}`")
+        raise RunError(f"{source.folder} has no verdict yet", source.how_to_finish())
     return write_report(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,7 @@ CLASSES: list[tuple[str, dict[str, Any], int, str]] = [
     ("/predict", {"rows": ["x", "word " * 2000]}, 422, "rows"),
     ("/classify", {"input": ["x", "word " * 2000]}, 422, "input"),
     ("/predict", {"rows": ["x"], "top": 0}, 400, "top"),
+    ("/predict", {"rows": ["x"], "limit": 16}, 400, "limit"),
     ("/predict", {"rows": ["x"], "abstain_below": 7}, 400, "abstain_below"),
     ("/predict", {"rows": ["x"], "error_below": 0}, 400, "error_below"),
     ("/classify", {"input": "x", "error_below": 1e-9}, 400, "error_below"),
@@ -121,6 +123,17 @@ def check(client: Client, path: str, body: dict[str, Any], status: int, param: s
     assert (found, said["error"]["param"]) == (status, param), said
     assert set(said["error"]) == {"message", "type", "param", "code"}
     assert said["error"]["message"]
+
+
+@pytest.mark.parametrize("family", ["causal_lm", "translation"])
+def test_a_model_that_writes_text_takes_a_limit_whatever_its_family(bundles: Any, home: Path, family: str) -> None:
+    running = luthier.serve(bundles(family), port=0, limits=SHORT, say=lambda line: None, log=lambda line: None, wait=False)
+    try:
+        client = Client(running)
+        example = client("GET", "/info")[1]["model"]["example"]
+        assert len(client.post("/predict", {"rows": [example], "limit": 2})["data"]) == 1
+    finally:
+        running.close(0)
 
 
 @pytest.mark.parametrize(("path", "body", "status", "param"), FIELDS)

@@ -44,3 +44,25 @@ def test_depth_is_counted_from_the_object() -> None:
         parse(b'{"a": [[1]]}', 2)
     with pytest.raises(Refused, match="deeper"):
         parse(b'{"a":' * 200_000 + b"1" + b"}" * 200_000, 16)
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (rb'{"rows": ["x", "\ud800"]}', "rows.1"),
+        (rb'{"messages": [{"role": "user", "content": "\udc00"}]}', "messages.0.content"),
+        (rb'{"input": "a\ud83d"}', "input"),
+        (rb'{"rows": [{"\ud800": 1}]}', "rows.0"),
+        (rb'{"\ud800": 1}', None),
+    ],
+)
+def test_a_text_with_half_of_a_character_pair_is_named_by_its_field(content: bytes, field: str | None) -> None:
+    with pytest.raises(Refused, match="surrogate") as problem:
+        parse(content, 8)
+    assert problem.value.param == field
+    assert field is None or field in problem.value.message
+    problem.value.message.encode()
+
+
+def test_a_whole_character_pair_that_is_written_in_two_halves_is_read() -> None:
+    assert parse(rb'{"input": "\ud83d\ude00"}', 8) == {"input": "\N{GRINNING FACE}"}

@@ -41,6 +41,8 @@ def add_prediction_routes(app: FastAPI) -> None:
     async def predict(request: Request, body: PredictRequest) -> JSONResponse:
         """What `luthier predict` says of rows, whatever the model has learned."""
         with borrowed(request, body.model) as model:
+            if "limit" in body.model_fields_set and model.engine is None and not model.objective.writes:
+                raise Refused(400, "limit is for models that write text: this one writes none; leave limit out", "limit", "invalid_value")
             rows = [as_row(model, row, f"rows.{index}") for index, row in enumerate(body.rows)]
             answers = await ask(request, model, rows, body.limit, "rows", body)
             data = [{"row": index, **prediction} for index, prediction in enumerate(answers, 1)]

@@ -170,4 +170,6 @@ class PredictRequest(ClassOptions):
 
     model: Name | None = None
     rows: list[dict[str, Any] | str] = Field(min_length=1, max_length=LIMITS.rows)
-    limit: int = Field(LIMITS.default_tokens, ge=1, le=LIMITS.max_tokens, description="Tokens that an answer may have.")
+    limit: int = Field(
+        LIMITS.default_tokens, ge=1, le=LIMITS.max_tokens, description="Tokens that an answer may have, of a model that writes text."
+    )

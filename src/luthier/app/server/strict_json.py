@@ -11,6 +11,9 @@ from luthier.app.server.errors import Refused
 
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """How half of a character pair is written."""
+HALF_SAID = "half of a character pair (a lone surrogate): send whole characters"
+SHOWN_PLACE = 100
+"""Characters of a field's path."""
 
 
 def parse(content: bytes, depth: int) -> Any:
@@ -43,21 +46,27 @@ def parse(content: bytes, depth: int) -> Any:
 
 
 def _check(value: Any, depth: int, halves: bool) -> None:
-    """Refuse what is nested too deep, and texts with half characters."""
-    left = [(value, 1)]
+    """Refuse what is nested too deep, and texts with half characters; the field is named by its path, such as `messages.0.content`."""
+    left: list[tuple[Any, int, str]] = [(value, 1, "")]
     while left:
-        item_read, level = left.pop()
+        item_read, level, place = left.pop()
         if isinstance(item_read, dict | list):
             if level > depth:
                 raise _invalid(f"the JSON is nested deeper than {depth}")
-            left += [(item, level + 1) for item in (item_read.values() if isinstance(item_read, dict) else item_read)]
-            if halves and isinstance(item_read, dict):
-                left += [(name, level) for name in item_read]
-        elif halves and isinstance(item_read, str):
-            try:
-                item_read.encode()
-            except UnicodeEncodeError:
-                raise _invalid("a text holds half of a character pair (a lone surrogate)") from None
+            if halves and isinstance(item_read, dict) and any(_is_half(name) for name in item_read):
+                raise _invalid(f"a field's name{f' in {place}' if place else ''} holds {HALF_SAID}", place or None)
+            items = item_read.items() if isinstance(item_read, dict) else enumerate(item_read)
+            left += [(item, level + 1, f"{place}.{name}".lstrip(".") if halves else "") for name, item in items]
+        elif halves and isinstance(item_read, str) and _is_half(item_read):
+            raise _invalid(f"the text in {place[:SHOWN_PLACE]} holds {HALF_SAID}", place[:SHOWN_PLACE])
+
+
+def _is_half(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,5 +94,5 @@ def _parse_integer(text: str) -> int:
     return int(text)
 
 
-def _invalid(message: str) -> Refused:
-    return Refused(400, message, None, "invalid_json")
+def _invalid(message: str, field: str | None = None) -> Refused:
+    return Refused(400, message, field, "invalid_json")

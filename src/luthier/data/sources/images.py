@@ -259,8 +259,8 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     with closing(
         read_each(READER, _select_files(places, inside), SECONDS, MEMORY)
     ) as answers:  # its reader ends here, not when memory is tidied up
-        for line, row, there in zip(table.lines, table.values, inside, strict=True):
-            facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
+        for line, row, place, there in zip(table.lines, table.values, places, inside, strict=True):
+            facts = next(answers) if there else {"why": _why_not_opened(place, root)}
             if "why" in facts:
                 rows.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
             else:
@@ -291,6 +291,13 @@ def _refuse_dark(path: str, count: int, most: int) -> None:
         f"{plural(most // 256 + 1, 'shade')} of nearly black",
         f"save them with 8 bits: of the numbers of an image (pixels * (255 / {white})).astype(numpy.uint8) where {white:,} is white",
     )
+
+
+def _why_not_opened(file: Path, root: Path) -> str:
+    """Why an image that a table names is not opened; whether there is a file outside of the folder is not said."""
+    if not file.is_relative_to(root):
+        return "lies outside the table's folder and is not opened: move it, or the table, so that the folder holds both"
+    return "there is no file of this name beside the table"
 
 
 def _select_files(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:

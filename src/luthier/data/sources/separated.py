@@ -19,6 +19,8 @@ MARKS = {";": ";", "\t": "tab", "|": "| (a bar)"}
 """Separators that a comma-separated file does not have, and what they are called."""
 SWALLOWED = 3
 """Lines inside one cell that look like whole rows from which on a quote is taken to have been left open."""
+WORDS = 4
+"""Of a column's name, at most, where it is not a text."""
 LOOKED_AT = 10_000
 """First rows that say how many cells a row has and whether line 1 holds names."""
 MOST_BROKEN = 100_000
@@ -144,6 +146,11 @@ def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
     if width == 1 and header:
         _refuse_other_mark([row for _, row in firsts], path)
     rows = reading.rows(names, header)
+    if reading.header is None and header and _are_sentences(names):
+        rows.notes.append((
+            f"{path}: line 1 was taken for the names of the columns, and {names[0][:40]!r} looks like a text",
+            "if it is a row, say so: --set data.header=false (the columns are then column_1, column_2, …), or add a line with their names above it",
+        ))  # fmt: skip
     head = firsts[0][1] if header else None
     for line, row in chain(firsts[1:] if header else firsts, cells):
         if row == head:
@@ -190,6 +197,11 @@ def _refuse_other_mark(rows: list[list[str]], path: str) -> None:
                 f"{path}: every line is one cell, but holds {counts[0]} × {name}: another separator?",
                 "name it .csv" if mark == "," else "save it as comma-separated (.csv) or tab-separated (.tsv)",
             )
+
+
+def _are_sentences(names: list[str]) -> bool:
+    """Whether what was taken for the names of columns is rather a row of texts: each has several words, or ends as a sentence does."""
+    return len(names) > 1 and all(len(name.split()) > WORDS or (" " in name and name.endswith((".", "!", "?", "。"))) for name in names)
 
 
 def _first_row_is_data(rows: list[list[str]]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import RunError, nearest
+from luthier.core.run import Run
 from luthier.core.run_entry import is_run
 from luthier.core.study import Study
 from luthier.models.manifest import is_bundle
@@ -50,5 +51,5 @@ def run_or_bundle(run: str | os.PathLike[str]) -> Path:
         return folder
     winner = Study(folder).winner
     if winner is None:
-        raise RunError(f"{folder} has no winner yet", f"finish it: `luthier resume {folder}`")
+        raise RunError(f"{folder} has no winner yet", Run(folder).how_to_finish())
     return winner.folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,6 +269,7 @@ def apply_overrides(
     paths = parse_assignments(assignments)
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
+    lowered: list[Choice] = []
     if {"adaptation.kind", "objective.head"} & paths.keys() and "optimizer.lr" not in paths:
         found = family_of(dataset.spec.task).learning_rate_for(base, adaptation.kind, experiment.objective)
         brought.append(Choice("optimizer.lr", *found))
@@ -286,7 +287,9 @@ def apply_overrides(
         any(path.startswith("objective.") for path in paths) and experiment.objective.model_dump()["kind"] == dataset.spec.task
     ):  # what only the rows can tell may depend on it
         family = family_of(dataset.spec.task)
-        experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
+        asked = experiment.objective
+        experiment = experiment.model_copy(update={"objective": family.fit_spec(asked, dataset)})
+        lowered = find_lowered(asked, experiment.objective, paths)
     refuse_other_rows(experiment, dataset)
     experiment = settle_metric(experiment, dataset, assignments)
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
@@ -295,10 +298,26 @@ def apply_overrides(
     known = {*paths, *(choice.path for choice in brought)}
     if "adaptation.kind" in paths:
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
-    told = [Choice(path, text, "as set") for path, text in paths.items()]
+    told = [*lowered, *(Choice(path, text, "as set") for path, text in paths.items() if path not in {choice.path for choice in lowered})]
     choices = [*(choice for choice in choices if choice.path not in known), *brought, *told]
     experiment, shorter = limit_to_positions(experiment, base)
     return experiment, [*(choice for choice in choices if shorter is None or choice.path != shorter.path), *([shorter] if shorter else [])]
+
+
+def find_lowered(asked: Any, fitted: Any, paths: Collection[str]) -> list[Choice]:
+    """The numbers of an objective that were set and that the rows do not give, such as a vocabulary: what they give, and what was asked for.
+
+    Args:
+        asked: the objective as it was set.
+        fitted: the same one, fitted to the rows.
+        paths: that were set, such as "objective.vocabulary".
+    """
+    pairs = {f"objective.{name}": (value, getattr(fitted, name)) for name, value in asked.model_dump().items()}
+    return [
+        Choice(path, now, f"{was:,} were asked for, and the training rows give no more than {now:,}")
+        for path, (was, now) in pairs.items()
+        if path in paths and type(was) is int and type(now) is int and now < was
+    ]
 
 
 def limit_to_positions(experiment: Experiment, base: Base | None) -> tuple[Experiment, Choice | None]:
