@@ -21,6 +21,16 @@ def bytes_of(token: int) -> bytes:
     return bytes([token]) if token < 256 else b"ab"
 
 
+def is_unfinished(content: bytes) -> bool:
+    """Whether the last bytes may become a character, as llama.cpp judges: by the last lead byte, whatever stands before it."""
+    for behind, byte in enumerate(reversed(content[-3:]), 1):
+        if 0xC0 <= byte < 0xF8:
+            return behind < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4)
+        if not 0x80 <= byte < 0xC0:
+            return False
+    return False
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers /health and /completion."""
 
@@ -38,6 +48,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.file.get("refuses") in body:
             self._whole(400, {"error": {"message": "Unknown parser type: epsilon"}})
+            return
+        if not body["stream"]:
+            Handler.running += 1
+            tokens = [*body["prompt"], self.file["end"]][: body["n_predict"]]
+            for _ in tokens:
+                time.sleep(self.file.get("seconds", 0))
+            Handler.running -= 1
+            self._whole(200, {"stop": True, "tokens": tokens, "tokens_predicted": len(tokens), "timings": {"cache_n": 2}}
+                        | {"stop_type": "eos" if tokens[-1] == self.file["end"] else "limit"})  # fmt: skip
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -60,11 +79,11 @@ class Handler(BaseHTTPRequestHandler):
                 os._exit(9)
             said += 1
             held += b"" if token == self.file["end"] else bytes_of(token)
+            if is_unfinished(held):
+                continue
             try:
                 content = held.decode()
-            except UnicodeDecodeError as problem:
-                if problem.end == len(held) and problem.reason == "unexpected end of data":
-                    continue
+            except UnicodeDecodeError:
                 if "chat_parser" not in body and "refuses" not in self.file:  # as version 10434 does
                     self._send({"error": {"message": "The model produced output that does not match the expected Content-only format"}})
                     break

@@ -116,6 +116,32 @@ def test_bytes_that_become_no_character_still_count_as_tokens(opened: Any) -> No
     assert len(list(cut)) == 3 and cut.finish_reason == "length"
 
 
+def test_a_long_run_of_bytes_that_are_no_character_is_counted_at_once(opened: Any) -> None:
+    torn = "é".encode()[:1]
+    answer = list(opened().submit(asks(b"a" + (torn + b"b") * 15 + torn * 60 + b"c", 100)))
+    assert len(answer) == 92 and answer[-1].id == ord("c")
+
+
+@pytest.mark.parametrize("text", ["hello", "né a 🎻 b", b"a\xffb", "abc\0de"])
+@pytest.mark.parametrize("limit", [3, 50])
+def test_an_answer_that_is_wanted_whole_has_the_tokens_of_one_that_is_streamed(opened: Any, text: Any, limit: int) -> None:
+    engine = opened()
+    streamed, whole = engine.submit(asks(text, limit)), engine.submit(asks(text, limit, whole=True))
+    assert list(whole) == list(streamed) and len(whole.take()) == 0
+    assert (whole.finish_reason, whole.cached_tokens) == (streamed.finish_reason, 2)
+    assert engine.numbers().finished == 2 and engine.numbers().tokens % 2 == 0
+
+
+def test_a_cancelled_whole_answer_frees_its_slot(opened: Any) -> None:
+    engine = opened(slots=1, seconds=0.02)
+    first = engine.submit(asks("a" * 150, 40, whole=True))
+    wait_until(lambda: running(engine) == 1)
+    first.cancel()
+    wait_until(lambda: first.done)
+    assert (first.finish_reason, first.take()) == ("cancelled", [])
+    assert len(list(engine.submit(asks("abc", whole=True)))) == 3
+
+
 @pytest.mark.parametrize("file", [{}, {"refuses": "chat_parser"}])
 def test_bytes_that_are_no_character_are_tokens_as_all_others_whether_the_program_knows_our_field_or_not(opened: Any, file: Any) -> None:
     engine = opened(**file)

@@ -59,7 +59,7 @@ class EngineNetwork:
 
     def _write(self, prompt: tuple[int, ...], limit: int, end: int, drawn: dict[str, Any]) -> list[int]:
         room = max(1, min(limit, self._engine.context - len(prompt)))
-        generation = self._engine.submit(GenerationRequest(prompt, room, stop=frozenset({end}), **drawn))
+        generation = self._engine.submit(GenerationRequest(prompt, room, stop=frozenset({end}), whole=True, **drawn))
         try:
             written = list(self._tokens(generation))
         except BaseException:

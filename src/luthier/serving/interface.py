@@ -101,6 +101,7 @@ class Generation:
         self._tokens: deque[Token] = deque()
         self._changed = threading.Condition()
         self._callbacks: list[Callable[[], None]] = []
+        self._cancelling: list[Callable[[], None]] = []
 
     @property
     def done(self) -> bool:
@@ -158,13 +159,27 @@ class Generation:
 
     def cancel(self) -> None:
         """End it: its slot is free at the engine's next step, and a request that waits never begins."""
-        self.cancel_requested = True
-
-    def add(self, token: Token) -> None:
-        """For engines: one more token."""
         with self._changed:
-            self._tokens.append(token)
-        self._tell()
+            self.cancel_requested = True
+            cancelling, self._cancelling = self._cancelling, []
+        for callback in cancelling:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """For engines: have a function called once when it is cancelled, in the thread that does so, and at once where that has been done."""
+        with self._changed:
+            done = self.cancel_requested
+            if not done:
+                self._cancelling.append(callback)
+        if done:
+            callback()
+
+    def add(self, *tokens: Token) -> None:
+        """For engines: more tokens. Who reads is told once for all of them, and not at all before the end of an answer that is wanted whole."""
+        with self._changed:
+            self._tokens.extend(tokens)
+        if not self.request.whole:
+            self._tell()
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
         """For engines: nothing more will come."""
@@ -182,7 +197,7 @@ class Generation:
             try:
                 callback()
             except Exception:  # whoever listened is gone, such as an event loop that was closed; nobody else shall suffer
-                self.cancel_requested = True
+                self.cancel()
                 with self._changed:
                     self._callbacks.remove(callback)
 

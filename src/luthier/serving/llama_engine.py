@@ -27,14 +27,14 @@ from luthier.serving.interface import (
     Token,
 )
 
-BETWEEN_LOOKS = 0.05
-"""Seconds after which a cancelled answer is let go."""
 UNTOLD = float("-inf")
 """The log-probability of a token of which llama.cpp tells none."""
 MOST_SEED = 2**32 - 1
 """llama.cpp takes this one as a wish for any."""
 LONE = b"\x80"
 """A byte that is no character by itself."""
+MOST_PARTS = 32
+"""Tokens that are looked for in the bytes of one piece: a character has four at most, and what is longer is torn."""
 Start = Callable[[Callable[[str], None]], LlamaProcess]
 """Given what is told why the program has ended → the program, started."""
 
@@ -84,7 +84,6 @@ class LlamaEngine:
         self._ready = True
         names = [f"luthier-llama-{number}" for number in range(slots)]
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
-        self._threads.append(threading.Thread(target=self._watch, name="luthier-llama-watch", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -120,6 +119,7 @@ class LlamaEngine:
                 raise EngineFull(f"{len(self._waiting)} requests wait already", "try again in a moment")
             self._waiting.append(generation)
             self._changed.notify_all()
+        generation.on_cancel(lambda: self._let_go(generation))
         return generation
 
     def numbers(self) -> EngineNumbers:
@@ -138,8 +138,9 @@ class LlamaEngine:
             self._closing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._waiting or self._running), max(0.0, until - time.monotonic()))
-            for generation in [*self._waiting, *self._running]:
-                generation.cancel()
+            left = [*self._waiting, *self._running]
+        for generation in left:
+            generation.cancel()
         for thread in self._threads:
             thread.join()
         self.process.close()
@@ -158,25 +159,20 @@ class LlamaEngine:
         for generation in left:
             generation.finish("error", self.fault)
 
-    def _watch(self) -> None:
-        """Let go of what was cancelled: what is read of it ends, and so the program frees its slot."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._closing)
-                if self._closing and not self._waiting and not self._running:
-                    return
-                dropped = [each for each in self._waiting if each.cancel_requested]
-                for each in dropped:
-                    self._waiting.remove(each)
-                self._counts["cancelled"] += len(dropped)
-                for opened in [opened for each, opened in self._running.items() if each.cancel_requested and opened is not None]:
-                    with contextlib.suppress(OSError):
-                        opened.shutdown(socket.SHUT_RDWR)
-                if dropped:
-                    self._changed.notify_all()
-            for each in dropped:
-                each.finish("cancelled")
-            time.sleep(BETWEEN_LOOKS)
+    def _let_go(self, generation: Generation) -> None:
+        """One is cancelled: what is read of it ends, and so the program frees its slot; one that waits never begins."""
+        with self._changed:
+            waits = generation in self._waiting
+            if waits:
+                self._waiting.remove(generation)
+                self._counts["cancelled"] += 1
+                self._changed.notify_all()
+            opened = self._running.get(generation)
+            if opened is not None:
+                with contextlib.suppress(OSError):
+                    opened.shutdown(socket.SHUT_RDWR)
+        if waits:
+            generation.finish("cancelled")
 
     def _work(self) -> None:
         """A thread: one answer behind the other."""
@@ -207,6 +203,8 @@ class LlamaEngine:
                 connection.connect()
                 with self._changed:
                     self._running[generation] = connection.sock
+                if generation.cancel_requested:
+                    return "cancelled", None
                 return self._read(generation, self._events(connection, body_of(generation.request))), None
         except (OSError, http.client.HTTPException, ValueError, KeyError) as problem:
             if generation.cancel_requested:
@@ -229,12 +227,18 @@ class LlamaEngine:
             answer = self._send(connection, body)
         if answer.status != 200:
             raise EngineFailed(f"llama.cpp answers {answer.status}: {answer.read(300).decode(errors='replace')}", "ask again")
-        for line in answer:
-            kind, _, content = line.partition(b": ")
-            if kind == b"error":
-                raise EngineFailed(f"llama.cpp broke off an answer: {content[:300].decode(errors='replace')}", "ask again")
-            if kind == b"data":
-                yield json.loads(content)
+        if not body["stream"]:
+            yield json.loads(answer.read())
+            return
+        held = b""
+        while arrived := answer.read1():  # a chunk is an event
+            *lines, held = (held + arrived).split(b"\n")
+            for line in lines:
+                kind, _, content = line.partition(b": ")
+                if kind == b"error":
+                    raise EngineFailed(f"llama.cpp broke off an answer: {content[:300].decode(errors='replace')}", "ask again")
+                if kind == b"data":
+                    yield json.loads(content)
 
     def _send(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
         """Ask for an answer."""
@@ -256,6 +260,8 @@ class LlamaEngine:
                 raise EngineFailed(f"llama.cpp broke off an answer: {event['error'].get('message')}", "ask again")
             if event["stop"]:
                 self._note(generation, event)
+            if told_at_once(request):
+                return self._take_whole(generation, event)
             if ended:  # where that was the program's own end too, this event was its last
                 return "stop"
             last = not event["stop"] or (
@@ -267,11 +273,19 @@ class LlamaEngine:
             ended = len(kept) < len(tokens)
             with self._changed:
                 self._counts["tokens"] += len(kept)
-            for token in kept:
-                generation.add(token)
+            generation.add(*kept)
             if event["stop"]:
                 return "length" if event["stop_type"] == "limit" else "stop"
         raise ValueError("no end was told")
+
+    def _take_whole(self, generation: Generation, event: dict[str, Any]) -> FinishReason:
+        """Hand on an answer that came in one piece: all of its tokens, those that are parts of a character too."""
+        stop, told = generation.request.stop, [int(each) for each in event["tokens"]]
+        length = next((place for place, token in enumerate(told) if token in stop), len(told))
+        with self._changed:
+            self._counts["tokens"] += length
+        generation.add(*(Token(token, UNTOLD) for token in told[:length]))
+        return "length" if event["stop_type"] == "limit" and length == len(told) else "stop"
 
     def _note(self, generation: Generation, event: dict[str, Any]) -> None:
         """Count what the end tells of the prompt."""
@@ -285,7 +299,7 @@ class LlamaEngine:
     def _tokens(self, event: dict[str, Any], missing: int, top: int) -> list[Token]:
         """The tokens of a piece. Those that are parts of a character llama.cpp tells as one, with the number of the last: the others are found by their bytes."""
         if event["stop"]:
-            return [Token(each, UNTOLD) for each in self._split(LONE * missing, missing)] if missing > 0 else []
+            return self._unknown(missing)
         (last,) = event["tokens"]
         (told,) = event.get("completion_probabilities") or ({},)
         likeliest = tuple((int(each["id"]), float(each["logprob"])) for each in told.get("top_logprobs", ())[:top])
@@ -294,23 +308,45 @@ class LlamaEngine:
             return [token]
         whole, own = str(event["content"]).encode(), self._bytes_of(token.id)
         parts = self._split(whole[: len(whole) - len(own)], missing) if own and whole.endswith(own) else []
-        return [Token(each, UNTOLD) for each in parts or self._split(LONE * missing, missing)] + [token]
+        return ([Token(each, UNTOLD) for each in parts] or self._unknown(missing)) + [token]
 
     def _split(self, content: bytes, count: int) -> list[int]:
-        """So many tokens with these bytes together, the first as long as may be; empty where there are none."""
-        if count == 0 or not content:
-            return []
-        for size in range(len(content), 0, -1):
-            token = self._by_bytes.get(content[:size])
-            rest = self._split(content[size:], count - 1)
-            if token is not None and len(rest) == count - 1 and (rest or size == len(content)):
-                return [token, *rest]
-        return []
+        """So many tokens with these bytes together, the first as long as may be; empty where there are none, or too many to look for."""
+        hopeless: set[tuple[int, int]] = set()  # without them the time doubles with each byte
+
+        def parts(start: int, left: int) -> list[int] | None:
+            if left == 0:
+                return [] if start == len(content) else None
+            if (start, left) in hopeless:
+                return None
+            for end in range(len(content) - left + 1, start, -1):
+                token = self._by_bytes.get(content[start:end])
+                rest = None if token is None else parts(end, left - 1)
+                if token is not None and rest is not None:
+                    return [token, *rest]
+            hopeless.add((start, left))
+            return None
+
+        return (parts(0, count) or []) if 0 < count <= MOST_PARTS else []
+
+    def _unknown(self, count: int) -> list[Token]:
+        """So many tokens of which only the number is known; none where the vocabulary has no bytes."""
+        lone = self._by_bytes.get(LONE)
+        return [] if lone is None else [Token(lone, UNTOLD)] * count
 
     @cached_property
     def _by_bytes(self) -> dict[bytes, int]:
         """The vocabulary by its bytes."""
         return {self._bytes_of(token): token for token in range(self.vocabulary - 1, -1, -1)}
+
+
+def told_at_once(request: GenerationRequest) -> bool:
+    """Whether an answer is asked for in one piece: where nobody reads its tokens sooner, or asks for log-probabilities, of which llama.cpp then tells fewer than tokens.
+
+    Args:
+        request: to be answered.
+    """
+    return request.whole and request.logprobs == 0
 
 
 def body_of(request: GenerationRequest) -> dict[str, Any]:
@@ -332,8 +368,8 @@ def body_of(request: GenerationRequest) -> dict[str, Any]:
         "prompt": list(request.prompt),
         "n_predict": request.limit,
         "n_probs": request.logprobs,  # where nobody asks, the program need not look at all of its vocabulary again
-        "stream": True,
+        "stream": not told_at_once(request),
         "return_tokens": True,
         "cache_prompt": True,
-        "response_fields": ["stop", "stop_type", "tokens_predicted", "timings"],
+        "response_fields": ["stop", "stop_type", "tokens_predicted", "timings", *(["tokens"] if told_at_once(request) else [])],
     }

@@ -157,7 +157,7 @@ def as_request(
     seed = secrets.randbits(31) if body.seed is None else body.seed % (1 << 63)
     return GenerationRequest(
         tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(body.temperature or 0.0),
-        1.0 if body.top_p is None else float(body.top_p), body.top_k or 0, seed, prompts.ends, logprobs, grammar,
+        1.0 if body.top_p is None else float(body.top_p), body.top_k or 0, seed, prompts.ends, logprobs, grammar, whole=not (body.stream or body.stop),
     )  # fmt: skip
 
 

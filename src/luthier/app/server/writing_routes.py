@@ -190,7 +190,7 @@ async def write(
         prompts = model.prompts
         try:
             ids = await asyncio.to_thread(read, model, prompts)  # a long text takes a while to cut into tokens
-            grammar = await asyncio.to_thread(grammar_of, body, model, prompts)
+            grammar = None if body.response_format is None else await asyncio.to_thread(grammar_of, body, model, prompts)
             answers = start(model, prompts, ids, body, limit, top, field, service.limits, grammar)
         except LuthierError as problem:
             refused = refuse(problem, field)

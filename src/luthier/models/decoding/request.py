@@ -27,6 +27,7 @@ class GenerationRequest:
         stop: token ids that end the answer; they are not part of it.
         logprobs: how many of the likeliest tokens are told beside each token; of 0, an engine that is another program need not tell the token's own log-probability.
         grammar: that the answer must follow; None lets it be any text.
+        whole: whether nobody reads a token before the last is there; an engine that is another program may then be asked once an answer, not once a token.
     """
 
     prompt: tuple[int, ...]
@@ -38,6 +39,7 @@ class GenerationRequest:
     stop: frozenset[int] = frozenset()
     logprobs: int = 0
     grammar: Grammar | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
