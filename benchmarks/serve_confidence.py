@@ -65,7 +65,7 @@ def measure_served(folder: Path, file: Path) -> dict[str, Any]:
         places = {label: place for place, label in enumerate(answers[0]["probabilities"])}
         target = np.array([places[label] for label in labels])
         chosen = probabilities[np.arange(len(target)), target]
-        scores = Scores(-np.log(np.maximum(chosen, 1e-12)), np.ones(len(target)), probabilities, target)
+        scores = Scores(-np.log(np.maximum(chosen, 1e-12)), np.ones(len(target)), target=target, probabilities=probabilities)
         found = measure(scores, ("calibration_error", "accuracy"))
         line |= {"served": found["calibration_error"], "accuracy": found["accuracy"], "said": before}
         line["met"] = line["served"] <= max(0.03, before["before"] / 2)
