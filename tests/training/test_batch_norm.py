@@ -21,10 +21,12 @@ from luthier.training import checkpoints
 from luthier.training.steps import Work, steps
 from luthier.training.train import Fit
 from luthier.training.watchers import Checkpointer, Signals
+from tests import processes
 from tests.training.convolution import Images, conv_work, is_same, state_of
 from tests.training.test_steps import close
 
 TOTAL = 12
+ROOT = Path(__file__).parents[2]
 
 
 def fit(folder: Path, work: Work, *more: Any) -> dict[str, Any]:
@@ -74,11 +76,14 @@ def test_the_best_weights_come_back_with_the_statistics_of_their_own_step(tmp_pa
 
 
 def kill(folder: Path, moment: str) -> None:
-    """Train in a process of its own, which dies at a moment without a word."""
-    child = os.fork()
-    if child:
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        return
+    """Train in a process of its own, which dies at a moment without a word: a fork of this one would wait for ever for OpenMP's threads, which are not forked."""
+    code = "import sys; from tests.training.test_batch_norm import train_until_killed; train_until_killed(*sys.argv[1:])"
+    with processes.begin("-c", code, folder, moment, cwd=ROOT) as child:
+        assert child.wait(120) == -signal.SIGKILL
+
+
+def train_until_killed(folder: str, moment: str) -> None:
+    """Train, and die at a moment."""
     calls = 0
 
     def die_after(count: int, own: Any) -> Any:
@@ -91,21 +96,18 @@ def kill(folder: Path, moment: str) -> None:
 
         return call
 
-    try:
-        Checkpointer.__call__ = lambda self, step: self.save(step.number)  # after each step, however long it takes
-        if moment == "in a forward pass":
-            Images.loss = die_after(7, Images.loss)
-        elif moment == "in the optimizer's step":
-            Masters.copy_to_model = die_after(5, Masters.copy_to_model)
-        elif moment == "while a checkpoint is written":
-            checkpoints._write_tensors = die_after(6, checkpoints._write_tensors)
-        elif moment == "before a checkpoint is put in its place":
-            checkpoints._sync = die_after(17, checkpoints._sync)
-        elif moment == "in an evaluation":
-            Images.score = die_after(3, Images.score)
-        fit(folder, conv_work(wrong=True))
-    finally:
-        os._exit(0)  # not reached where it dies as it should
+    Checkpointer.__call__ = lambda self, step: self.save(step.number)  # after each step, however long it takes
+    if moment == "in a forward pass":
+        Images.loss = die_after(7, Images.loss)
+    elif moment == "in the optimizer's step":
+        Masters.copy_to_model = die_after(5, Masters.copy_to_model)
+    elif moment == "while a checkpoint is written":
+        checkpoints._write_tensors = die_after(6, checkpoints._write_tensors)
+    elif moment == "before a checkpoint is put in its place":
+        checkpoints._sync = die_after(17, checkpoints._sync)
+    elif moment == "in an evaluation":
+        Images.score = die_after(3, Images.score)
+    fit(Path(folder), conv_work(wrong=True))
 
 
 MOMENTS = (
