@@ -108,7 +108,7 @@ def test_a_network_that_transformers_does_not_have_is_read_behind_two_thirds_of_
     batch = Batch(torch.arange(2), torch.ones(2), {}, {"pixels": pixels})
     with torch.no_grad():
         maps = model.network.eval().stage_maps(model.normalised_pixels(batch))[4]
-    assert torch.allclose(model.image_vectors(batch), maps.mean((2, 3)) if maps.shape[2] == 1 else adaptive_avg_pool2d(maps, 2).flatten(1), atol=1e-5)  # fmt: skip
+    assert torch.allclose(model.row_vectors(batch), maps.mean((2, 3)) if maps.shape[2] == 1 else adaptive_avg_pool2d(maps, 2).flatten(1), atol=1e-5)  # fmt: skip
     assert model.width == 16 * 4
 
 

@@ -164,7 +164,7 @@ def test_a_text_in_windows_is_the_mean_of_their_vectors(table: Path, bases: Any)
     starts = [place for place, within in enumerate(row.inputs["place"]) if within == 0]
     pieces = [row.tokens[start:stop] for start, stop in zip(starts, [*starts[1:], len(row.tokens)], strict=True)]
     expected = cut.model.embed_tokens(pieces).mean(0)
-    found = whole.model.text_vectors(whole.objective.collate([row], 0, HELD_OUT))[0].numpy()
+    found = whole.model.row_vectors(whole.objective.collate([row], 0, HELD_OUT))[0].numpy()
     assert found == pytest.approx(expected, abs=1e-4)
 
 

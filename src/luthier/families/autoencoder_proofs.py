@@ -43,6 +43,32 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
     return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
 
 
+def vectors_go_in_as_they_are(context: ProofContext, rows: str) -> Proof:
+    """What an evaluation reconstructs of a row is what the layers make of its bare vector, twice the same.
+
+    Args:
+        context: of the proof, of a model that reconstructs a frozen network's vectors.
+        rows: what they are, for a person: texts or images.
+    """
+    import torch
+
+    from luthier.models.modes import eval_mode
+
+    model: Any = context.model
+    batches = context.batch(context.rows), context.batch(context.rows)
+    added = sorted({"noise"} & set(batches[0].each))
+    with eval_mode(model), torch.no_grad():
+        bare = model.network.autoencoder(model.targets(batches[0]))
+        apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
+    holds = not added and apart <= context.close
+    claim = (
+        f"held-out {rows} go in as they are: {len(context.rows)} are reconstructed the same twice"
+        if holds
+        else f"held-out {rows} get noise: what is reconstructed differs by {apart:.2g}"
+    )
+    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
+
+
 def statistics_move_in_training_alone(context: ProofContext) -> Proof:
     """The running statistics of batch norms follow the training rows; an evaluation uses them, and neither moves them nor looks at the rows beside a row.
 

@@ -17,7 +17,7 @@ from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
-from luthier.families import feature_autoencoder_proofs, text_defaults
+from luthier.families import feature_autoencoder_proofs
 from luthier.families.anomaly_baselines import (
     MOST,
     component_baseline,
@@ -26,10 +26,9 @@ from luthier.families.anomaly_baselines import (
     nearest_baseline,
     small_greys,
 )
-from luthier.families.anomaly_family import AnomalyFamily
-from luthier.families.by_size import row_for
 from luthier.families.choice import Choice
 from luthier.families.image_family import ImageFamily, find_image, fit_squares, pixels_are_served, squares_of_base
+from luthier.families.vector_reconstruction_family import VectorReconstructionFamily
 from luthier.objectives.feature_autoencoder import FeatureAutoencoder
 
 if TYPE_CHECKING:
@@ -47,14 +46,11 @@ EPOCHS = (
     (1 << 62, 4, "many images"),
 )
 """Below this many training rows, epochs, and why."""
-PATIENCE = 8
-"""Evaluations without a better one."""
 SHOWN = 8
 """Test rows that the report shows as pictures."""
-STAYS = "what is reconstructed is what the base sees in an image: it has to stay as it is"
 
 
-class FeatureAutoencoderFamily(AnomalyFamily, ImageFamily):
+class FeatureAutoencoderFamily(VectorReconstructionFamily, ImageFamily):
     """See the module."""
 
     name = "feature_autoencoder"
@@ -64,8 +60,9 @@ class FeatureAutoencoderFamily(AnomalyFamily, ImageFamily):
     base = "efficientnet-lite0"
     from_scratch = False
     steps = 200
-    trains_base = False
-    gives = "rebuilt"
+    epochs = EPOCHS
+    lr = 3e-4, "layers that begin as PCA, and are to get better and not to begin anew"
+    stays = "what is reconstructed is what the base sees in an image: it has to stay as it is"
     pipeline_tag = "image-feature-extraction"
 
     # rows
@@ -83,34 +80,9 @@ class FeatureAutoencoderFamily(AnomalyFamily, ImageFamily):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows."""
-        epochs, why = row_for(EPOCHS, len(dataset.records["train"]))
-        return [
-            Choice("adaptation.kind", "freeze", STAYS),
-            *squares_of_base(dataset, base),
-            Choice("optimizer.lr", *self.learning_rate(base, "freeze")),
-            Choice("training.epochs", epochs, why),
-            self.batch_size(dataset, epochs),
-            Choice("training.evaluations_per_epoch", 1.0, "often enough to find the best of many passes"),
-            Choice("training.patience", PATIENCE, "new layers get better slowly towards the end"),
-            Choice("training.dtype", "float32", "an anomaly score is compared with a threshold: bfloat16 would move it"),
-            *text_defaults.schedule(),
-            Choice("model.dropout", 0.0, "the noise and the short code regularise already"),
-            Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
-            *self.metric(dataset, metric),
-        ]
-
-    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """The same for every base: the layers are new, and begin as PCA."""
-        return 3e-4, "layers that begin as PCA, and are to get better and not to begin anew"
-
-    def adaptations(self, base: Base | None) -> tuple[str, ...]:
-        """The base does not move."""
-        return ("freeze",)
-
-    def why_not(self, base: Base | None, adaptation: str) -> str:
-        """The base does not move."""
-        return "" if adaptation == "freeze" else STAYS
+        """By rows, and squares as the base reads them."""
+        adaptation, *others = super().defaults(dataset, base, metric)
+        return [adaptation, *squares_of_base(dataset, base), *others]
 
     # model and loss
 
@@ -229,7 +201,7 @@ def read_once(
     found = cache.get(name)
     if not found:
         cache.say(f"the frozen base looks at {plural(len(every), 'image')}, once")
-        vectors = map_examples(model, objective, every, lambda batch: model.image_vectors(batch).cpu().numpy(), cache.poll)
+        vectors = map_examples(model, objective, every, lambda batch: model.row_vectors(batch).cpu().numpy(), cache.poll)
         some = vectors[np.unique(np.linspace(0, len(train) - 1, min(MOST, len(train))).astype(int))].astype(np.float64)
         fitted: Any = PCA(n_components=min(objective.spec.code, len(some) - 1, some.shape[1]), random_state=0).fit(some)
         found = {"vectors": vectors, "components": fitted.components_}

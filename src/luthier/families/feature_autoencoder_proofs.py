@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext
-from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned
+from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned, vectors_go_in_as_they_are
 
 ROWS = 8
 """Images that are read again by themselves."""
@@ -26,7 +26,7 @@ def maps_are_the_bases(context: ProofContext) -> Proof:
         for example in rows:
             batch = context.batch([example])
             again = adaptive_avg_pool2d(model.maps(batch).float(), model.places).flatten(1)
-            apart = max(apart, float((model.image_vectors(batch) - again).abs().max() / model.network.autoencoder.spread))
+            apart = max(apart, float((model.row_vectors(batch) - again).abs().max() / model.network.autoencoder.spread))
     holds = apart <= max(FAR, context.close)
     claim = (
         f"what is kept of {len(rows)} images is what the base sees of each"
@@ -38,23 +38,7 @@ def maps_are_the_bases(context: ProofContext) -> Proof:
 
 def held_out_images_have_no_noise(context: ProofContext) -> Proof:
     """What an evaluation reconstructs of an image is what the layers make of what the base sees, twice the same."""
-    import torch
-
-    from luthier.models.modes import eval_mode
-
-    model: Any = context.model
-    batches = context.batch(context.rows), context.batch(context.rows)
-    added = sorted({"noise"} & set(batches[0].each))
-    with eval_mode(model), torch.no_grad():
-        bare = model.network.autoencoder(model.targets(batches[0]))
-        apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
-    holds = not added and apart <= context.close
-    claim = (
-        f"held-out images go in as they are: {len(context.rows)} are reconstructed the same twice"
-        if holds
-        else f"held-out images get noise: what is reconstructed differs by {apart:.2g}"
-    )
-    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
+    return vectors_go_in_as_they_are(context, "images")
 
 
 def starts_as_components(context: ProofContext) -> Proof | None:

@@ -18,9 +18,8 @@ from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.families import text_autoencoder_proofs, text_defaults, token_proofs
 from luthier.families.anomaly_baselines import component_baseline, mean_baseline, nearest_baseline
-from luthier.families.anomaly_family import AnomalyFamily
-from luthier.families.by_size import row_for
 from luthier.families.choice import Choice
+from luthier.families.vector_reconstruction_family import VectorReconstructionFamily
 from luthier.objectives.text_autoencoder import TextAutoencoder
 
 if TYPE_CHECKING:
@@ -39,13 +38,11 @@ EPOCHS = (
 """Below this many training rows, epochs, and why."""
 BATCHES, STEPS = (64, 32, 16), 400
 """Texts a step, the most first, and steps that a run should have."""
-PATIENCE = 8
-"""Evaluations without a better one."""
 SHOWN, LONGEST = 12, 300
 """Test texts that the report shows, and characters of each."""
 
 
-class TextAutoencoderFamily(AnomalyFamily):
+class TextAutoencoderFamily(VectorReconstructionFamily):
     """See the module."""
 
     name = "text_autoencoder"
@@ -54,8 +51,9 @@ class TextAutoencoderFamily(AnomalyFamily):
     Spec = TextAutoencoder
     base = "minilm-l6"
     base_kinds = ("encoder",)
-    trains_base = False
-    gives = "rebuilt"
+    epochs = EPOCHS
+    lr = 1e-3, "new layers on vectors that stay: AdamW's own default"
+    stays = "what is reconstructed is what the base says of a text: it has to stay as it is"
 
     # rows
 
@@ -70,39 +68,9 @@ class TextAutoencoderFamily(AnomalyFamily):
 
     # starting point
 
-    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows."""
-        rows = len(dataset.records["train"])
-        epochs, why = row_for(EPOCHS, rows)
-        return [
-            Choice("adaptation.kind", "freeze", "what is reconstructed is what the base says of a text: it has to stay as it is"),
-            Choice("optimizer.lr", *self.learning_rate(base, "freeze")),
-            Choice("training.epochs", epochs, why),
-            self.batch_size(dataset, epochs),
-            Choice("training.evaluations_per_epoch", 1.0, "often enough to find the best of many passes"),
-            Choice("training.patience", PATIENCE, "new layers get better slowly towards the end"),
-            Choice("training.dtype", "float32", "an anomaly score is compared with a threshold: bfloat16 would move it"),
-            *text_defaults.schedule(),
-            Choice("model.dropout", 0.0, "the noise and the short code regularise already"),
-            Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
-            *self.metric(dataset, metric),
-        ]
-
-    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """The same for every base: the layers are new."""
-        return 1e-3, "new layers on vectors that stay: AdamW's own default"
-
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
         return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
-
-    def adaptations(self, base: Base | None) -> tuple[str, ...]:
-        """The base does not move."""
-        return ("freeze",)
-
-    def why_not(self, base: Base | None, adaptation: str) -> str:
-        """The base does not move."""
-        return "" if adaptation == "freeze" else "what is reconstructed is what the base says of a text: it has to stay as it is"
 
     # model and loss
 
@@ -185,7 +153,7 @@ def read_once(model: Any, objective: Any, fingerprint: str, examples: Sequence[E
     vectors = cache.get(f"vectors-{key}")
     if not vectors:
         cache.say(f"the frozen base reads {plural(len(examples), 'text')}, once")
-        read = map_examples(model, objective, examples, lambda batch: model.text_vectors(batch).cpu().numpy(), cache.poll)
+        read = map_examples(model, objective, examples, lambda batch: model.row_vectors(batch).cpu().numpy(), cache.poll)
         vectors = {"vectors": read}
         cache.put(f"vectors-{key}", vectors)
     return vectors["vectors"]

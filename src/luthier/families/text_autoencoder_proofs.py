@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext
-from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned
+from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned, vectors_go_in_as_they_are
 
 ROWS = 8
 """Texts that are read again by themselves."""
@@ -26,7 +26,7 @@ def vectors_are_the_bases(context: ProofContext) -> Proof:
         for example in rows:
             batch = context.batch([example])
             tokens = batch.flat["tokens"][None]
-            apart = max(apart, float((model.text_vectors(batch) - model.embed_padded(tokens, torch.ones_like(tokens))).abs().max()))
+            apart = max(apart, float((model.row_vectors(batch) - model.embed_padded(tokens, torch.ones_like(tokens))).abs().max()))
     holds = apart <= FAR
     claim = (
         f"the vectors of {len(rows)} texts are those that transformers' own forward pass gives of each"
@@ -37,24 +37,8 @@ def vectors_are_the_bases(context: ProofContext) -> Proof:
 
 
 def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation reconstructs of a text is what the layers make of its bare vector, twice the same."""
-    import torch
-
-    from luthier.models.modes import eval_mode
-
-    model: Any = context.model
-    batches = context.batch(context.rows), context.batch(context.rows)
-    added = sorted({"noise"} & set(batches[0].each))
-    with eval_mode(model), torch.no_grad():
-        bare = model.network.autoencoder(model.targets(batches[0]))
-        apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
-    holds = not added and apart <= context.close
-    claim = (
-        f"held-out texts go in as they are: {len(context.rows)} are reconstructed the same twice"
-        if holds
-        else f"held-out texts get noise: what is reconstructed differs by {apart:.2g}"
-    )
-    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
+    """What an evaluation reconstructs of a text is what the layers make of what the base says, twice the same."""
+    return vectors_go_in_as_they_are(context, "texts")
 
 
 def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:

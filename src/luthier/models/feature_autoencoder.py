@@ -6,12 +6,10 @@ Source: Yang, Shi & Qi 2020, "DFR: Deep Feature Reconstruction for Unsupervised 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -20,7 +18,7 @@ from luthier.models.base import OWN_VISION
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
 from luthier.models.preprocessing import Preprocessing
-from luthier.models.text_autoencoder import OWN, VectorAutoencoder
+from luthier.models.vector_autoencoder import VectorAutoencoder, VectorReconstruction, attach_autoencoder
 from luthier.models.vision import BASE_MOMENTUM, ImageNetwork, load_network
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class ComponentAutoencoder(VectorAutoencoder):
         return self.up(code) + self.to_vector(gelu(self.widen(code)))
 
 
-class FeatureAutoencoderModel(ImageNetwork):
+class FeatureAutoencoderModel(VectorReconstruction, ImageNetwork):
     """A frozen network for images and what reconstructs its maps.
 
     Args:
@@ -86,8 +84,6 @@ class FeatureAutoencoderModel(ImageNetwork):
         super().__init__(network, 0.0, preprocessing, BASE_MOMENTUM)
         self.new = True
         self.depth = max(1, round(len(self.blocks) * DEPTH))
-        self._indices: dict[bytes, int] = {}
-        self._kept: Tensor | None = None
         pixels = torch.zeros(1, network.config.num_channels, side, side)
         with eval_mode(self), torch.no_grad():
             maps = self.maps(Batch(torch.zeros(1), torch.ones(1), {}, {"pixels": pixels}))
@@ -95,30 +91,23 @@ class FeatureAutoencoderModel(ImageNetwork):
         self.places = len(self.down_rows), len(self.down_columns)
         self.width = maps.shape[1] * self.places[0] * self.places[1]
 
-    @property
-    def head(self) -> list[nn.Module]:
-        """What reconstructs."""
-        return [self.network.autoencoder]
-
-    def keep_vectors(self, examples: Sequence[Example], vectors: np.ndarray) -> None:
-        """Remember the vectors of images, which the frozen network would say again in each epoch.
+    def compute_vectors(self, batch: Batch) -> Tensor:
+        """What the frozen network sees in each place of each image, place by place within a channel, # (examples, width)
 
         Args:
-            examples: images.
-            vectors: of each, # (examples, width)
+            batch: with `each["pixels"]`, 0 to 255, # (examples, channels, side, side)
         """
-        self._indices = {image_key(example.inputs["pixels"]): index for index, example in enumerate(examples)}
-        self._kept = torch.from_numpy(vectors)
+        maps = self.maps(batch).float()
+        rows, columns = self.down_rows.to(maps.device), self.down_columns.to(maps.device)
+        return (rows @ maps @ columns.T).flatten(1)
 
-    def image_vectors(self, batch: Batch) -> Tensor:
-        """What the frozen network sees in each place of each image, place by place within a channel, in fp32, # (examples, width)"""
-        remembered = self._look_up(batch)
-        if remembered is not None:
-            return remembered
-        with eval_mode(self), torch.no_grad():
-            maps = self.maps(batch).float()
-            rows, columns = self.down_rows.to(maps.device), self.down_columns.to(maps.device)
-            return (rows @ maps @ columns.T).flatten(1)
+    def key_of(self, example: Example) -> bytes:
+        """Its pixels."""
+        return image_key(example.inputs["pixels"])
+
+    def keys_of(self, batch: Batch) -> list[bytes]:
+        """Their pixels."""
+        return [image_key(each) for each in batch.each["pixels"].permute(0, 2, 3, 1).cpu().numpy()]
 
     def maps(self, batch: Batch) -> Tensor:
         """The maps behind `depth` blocks, # (examples, channels, height, width)"""
@@ -134,29 +123,6 @@ class FeatureAutoencoderModel(ImageNetwork):
             return states
         side = int(states.shape[1] ** 0.5)  # what stands before the patches is of the whole image
         return states[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
-
-    def _look_up(self, batch: Batch) -> Tensor | None:
-        """What is kept of a batch's images, # (examples, width); None where one of them is not."""
-        if self._kept is None:
-            return None
-        pixels = batch.each["pixels"]
-        indices = [self._indices.get(image_key(each), -1) for each in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        return None if min(indices) < 0 else self._kept[indices].to(pixels.device)
-
-    def targets(self, batch: Batch) -> Tensor:
-        """What is to be reconstructed: the vectors, centred and scaled as those of the training images are, in fp32, # (examples, width)"""
-        own = self.network.autoencoder
-        return (self.image_vectors(batch) - own.mean.float()) / own.spread.float()
-
-    def forward(self, batch: Batch) -> Tensor:
-        """What is reconstructed of each image's vector, and what was to be, end to end, # (examples, 2 × width)
-
-        Args:
-            batch: with `each["pixels"]`, 0 to 255, # (examples, channels, side, side); where training adds noise also `each["noise"]`, # (examples, width)
-        """
-        own, target = self.network.autoencoder, self.targets(batch)
-        inputs = target + batch.each["noise"] if "noise" in batch.each else target
-        return torch.cat([own(inputs.to(own.to_code.weight.dtype)).float(), target], 1)
 
 
 def place_weights(length: int, grid: int) -> np.ndarray:
@@ -198,14 +164,7 @@ def load_feature_autoencoder(base: Base, channels: int, side: int, grid: int, co
     network = loaded.network
     model = FeatureAutoencoderModel(network, grid, side, loaded.preprocessing)
     torch.manual_seed(seed)
-    network.autoencoder = ComponentAutoencoder(model.width, hidden, code)
-    network.register_buffer("threshold", torch.tensor(float("inf")))
-    with safe_open(base.folder / "model.safetensors", "pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys() if name.startswith(OWN) or name == "threshold"}  # noqa: SIM118
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if name.startswith(OWN)}
-    model.new = shapes != {name: tensor.shape for name, tensor in stored.items() if name != "threshold"}
-    if not model.new:
-        network.load_state_dict(stored, strict=False)
+    model.new = attach_autoencoder(network, ComponentAutoencoder(model.width, hidden, code), base.folder)
     for name, module in network.named_modules():
         module.luthier_site = name
     return model

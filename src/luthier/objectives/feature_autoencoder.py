@@ -14,15 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core.types import HELD_OUT, Batch, Example, Record
-from luthier.objectives.anomaly import AnomalyObjective, AnomalySpec, normal_draws
+from luthier.objectives.anomaly import AnomalySpec
 from luthier.objectives.image_rows import ImageRows
 from luthier.objectives.squares import ReadSquares
+from luthier.objectives.vector_reconstruction import VectorReconstructionObjective
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-    from luthier.core.cache import Cache
 
 
 class FeatureAutoencoder(ReadSquares, AnomalySpec):
@@ -60,18 +58,12 @@ class FeatureAutoencoder(ReadSquares, AnomalySpec):
         return FeatureAutoencoderObjective(self, processor, input, target)
 
 
-class FeatureAutoencoderObjective(ImageRows, AnomalyObjective):
+class FeatureAutoencoderObjective(VectorReconstructionObjective, ImageRows):
     """See `FeatureAutoencoder`."""
 
     unit = "number of a map"
     splits = True
     """The base's batch norms do not move: what an image teaches does not depend on the images beside it."""
-
-    def __init__(self, spec: FeatureAutoencoder, processor: Any, input: tuple[str, ...], target: str | None) -> None:
-        super().__init__(spec, processor, input, target)
-        self._model: Any = None
-        self._read: dict[bytes, np.ndarray] = {}
-        """What the baselines have asked of: each of several would have the base look at the test images again."""
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Decode the images and make squares of them, # pixels: (side, side, channels) of uint8; an image that is known to be abnormal teaches nothing.
@@ -86,51 +78,6 @@ class FeatureAutoencoderObjective(ImageRows, AnomalyObjective):
             for example, kind, record in zip(examples, kinds, records, strict=True)
         ]
 
-    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
-        """The baselines reconstruct the same vectors, and noise is as wide as they are."""
-        self._model, self._read = model, {}
-
-    def targets(self, examples: Sequence[Example]) -> torch.Tensor:
-        """1 for each row that is known to be abnormal, 0 for each normal one, -1 where nobody knows, # (examples,)"""
-        import torch
-
-        return torch.tensor([example.facts["abnormal"] for example in examples])
-
-    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
-        """The images of a step, and the noise of each: the same for the same seed, step and row; none for held-out rows.
-
-        # pixels: (examples, channels, side, side); noise: (examples, width)
-        """
-        import torch
-
-        found = super().collate(examples, seed, step)
-        abnormal = found.each["target"]
-        each = {"pixels": found.each["pixels"], "abnormal": abnormal, "learned": (abnormal <= 0).float()}
-        if step != HELD_OUT and self.spec.noise:
-            rows = np.array([example.index for example in examples])
-            each["noise"] = torch.from_numpy(self.spec.noise * normal_draws(rows, self._model.width, seed, "noise", step))
-        return Batch(index=found.index, lengths=found.lengths, flat={}, each=each)
-
-    def vectors(self, examples: Sequence[Example]) -> np.ndarray:
-        """What the model has to reconstruct of images: what the base sees, centred and scaled as of the training images, # (examples, width)
-
-        Args:
-            examples: of any part.
-        """
-        import torch
-
-        from luthier.models.encode import map_examples
-        from luthier.models.feature_autoencoder import image_key
-        from luthier.models.modes import eval_mode
-
-        model, keys = self._model, [image_key(example.inputs["pixels"]) for example in examples]
-        new = list({key: example for key, example in zip(keys, examples, strict=True) if key not in self._read}.items())
-        if new:
-            with eval_mode(model), torch.no_grad():
-                read = map_examples(model, self, [example for _, example in new], lambda batch: model.targets(batch).cpu().numpy())
-            self._read.update(zip((key for key, _ in new), read, strict=True))
-        return np.stack([self._read[key] for key in keys]).astype(np.float64)
-
     def place_errors(self, model: nn.Module, examples: Sequence[Example]) -> np.ndarray:
         """In which places an image is badly reconstructed: the mean squared error of their numbers, # (examples, rows, columns)"""
         import torch
@@ -142,14 +89,6 @@ class FeatureAutoencoderObjective(ImageRows, AnomalyObjective):
             rebuilt, target = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(device)).chunk(2, dim=1)
         squared = (rebuilt - target).square().double().cpu().numpy()
         return squared.reshape(len(examples), -1, *cast(Any, model).places).mean(1)
-
-    def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Each vector's squared error, nothing besides, and what was to be reconstructed, # (examples,), (examples,), (examples, width)"""
-        import torch
-
-        rebuilt, target = model(batch).chunk(2, dim=1)
-        squared = (rebuilt - target).square().sum(1)
-        return squared, torch.zeros_like(squared), target
 
     def reference_loss(self, model: nn.Module, example: Example) -> Tensor | None:
         """The same by torch's own pooling of the base's maps of the bare image, and the definition."""

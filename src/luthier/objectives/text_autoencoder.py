@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from luthier.core.types import HELD_OUT, Batch, Example, Record
-from luthier.objectives.anomaly import AnomalyObjective, AnomalySpec, normal_draws
+from luthier.core.types import Example, Record
+from luthier.objectives.anomaly import AnomalySpec
 from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, TextObjective
+from luthier.objectives.vector_reconstruction import VectorReconstructionObjective
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-    from luthier.core.cache import Cache
 
 
 class TextAutoencoder(AnomalySpec):
@@ -59,16 +56,12 @@ class TextAutoencoder(AnomalySpec):
         return TextAutoencoderObjective(self, processor, input, target)
 
 
-class TextAutoencoderObjective(AnomalyObjective, TextObjective):
+class TextAutoencoderObjective(VectorReconstructionObjective, TextObjective):
     """See `TextAutoencoder`."""
 
     unit = "number of a vector"
     learned = "text"
     reads_pairs = False
-
-    def __init__(self, spec: TextAutoencoder, processor: Any, input: tuple[str, ...], target: str | None) -> None:
-        super().__init__(spec, processor, input, target)
-        self._model: Any = None
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Records to examples; a text that is known to be abnormal teaches nothing."""
@@ -85,54 +78,6 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
             )
             for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.tokenize(records), strict=True))
         ]
-
-    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
-        """The baselines reconstruct the same vectors, and noise is as wide as they are."""
-        self._model = model
-
-    def targets(self, examples: Sequence[Example]) -> torch.Tensor:
-        """1 for each row that is known to be abnormal, 0 for each normal one, -1 where nobody knows, # (examples,)"""
-        import torch
-
-        return torch.tensor([example.facts["abnormal"] for example in examples])
-
-    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
-        """Tokens end to end, and the noise of each row: the same for the same seed, step and row; none for held-out rows.
-
-        # noise: (examples, width)
-        """
-        import torch
-
-        found = super().collate(examples, seed, step)
-        abnormal = found.each["target"]
-        each = {"abnormal": abnormal, "learned": (abnormal <= 0).float()}
-        if step != HELD_OUT and self.spec.noise:
-            rows = np.array([example.index for example in examples])
-            each["noise"] = torch.from_numpy(self.spec.noise * normal_draws(rows, self._model.width, seed, "noise", step))
-        return Batch(index=found.index, lengths=found.lengths, flat=found.flat, each=each)
-
-    def vectors(self, examples: Sequence[Example]) -> np.ndarray:
-        """What the model has to reconstruct of texts: their vectors, centred and scaled as the training texts are, # (examples, width)
-
-        Args:
-            examples: of any part.
-        """
-        import torch
-
-        from luthier.models.encode import map_examples
-        from luthier.models.modes import eval_mode
-
-        model = self._model
-        with eval_mode(model), torch.no_grad():
-            return map_examples(model, self, examples, lambda batch: model.targets(batch).double().cpu().numpy())
-
-    def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Each vector's squared error, nothing besides, and what was to be reconstructed, # (examples,), (examples,), (examples, width)"""
-        import torch
-
-        reconstructed, target = model(batch).chunk(2, dim=1)
-        squared = (reconstructed - target).square().sum(1)
-        return squared, torch.zeros_like(squared), target
 
     def reference_loss(self, model: nn.Module, example: Example) -> Tensor | None:
         """The same by transformers' own forward pass on the bare text, and the definition."""
