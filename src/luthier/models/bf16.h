@@ -7,9 +7,6 @@
 #include <immintrin.h>
 #endif
 
-static inline Floats& at(float* place) { return *(Floats*)place; }
-static inline const Floats& at(const float* place) { return *(const Floats*)place; }
-
 typedef uint16_t Half;  // the upper half of an fp32 number
 typedef Half Halves __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));

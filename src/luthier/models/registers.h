@@ -28,7 +28,9 @@ static inline Floats exponential_within(Floats x) {  // Cephes' expf, from -87 t
     return scale * whole;
 }
 
-static inline Floats load(const float* at) { return *(const Floats*)at; }
+static inline Floats& at(float* place) { return *(Floats*)place; }
+static inline const Floats& at(const float* place) { return *(const Floats*)place; }
+static inline Floats load(const float* place) { return at(place); }
 
 static inline Floats exponential(Floats x) {  // 0 for what lies below -87
     Floats low = broadcast(-87.0f), high = broadcast(88.0f);

@@ -1,6 +1,7 @@
 // Causal attention within short rows, with rotary positions, in bf16 and fp32, and its gradient. models/decoder_kernels.cpp includes it.
 #pragma once
 #include "bf16.h"
+#include "products.h"
 #include <limits>
 #include <omp.h>
 #include <vector>
@@ -15,40 +16,12 @@ static inline Floats add_products(Floats sum, Words a, Words b) {
 #endif
 }
 
-static const int TALL = LANES == 16 ? 8 : 4;  // rows of a tile of a product: the registers hold its sums, an even number
 typedef uint32_t Pair;
-static inline Words words_at(const Pair* place) { return *(const Words*)place; }
-
-template <int M, int N>
-static inline void pair_tile(const Pair* a, int64_t a_row, int64_t a_step, const Pair* b, int64_t b_row, int depth, float* c, int64_t c_row) {
-    Floats sum[M][N] = {};
-    for (int k = 0; k < depth; k++) {
-        Words each[N];
-        for (int n = 0; n < N; n++) each[n] = words_at(b + k * b_row + n * LANES);
-        for (int m = 0; m < M; m++) {
-            Words x = Words{} + a[m * a_row + k * a_step];
-            for (int n = 0; n < N; n++) sum[m][n] = add_products(sum[m][n], x, each[n]);
-        }
-    }
-    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) at(c + m * c_row + n * LANES) = sum[m][n];
-}
-
-template <int N>
-static void pair_strip(const Pair* a, int64_t a_row, int64_t a_step, const Pair* b, int64_t b_row, int depth, float* c, int64_t c_row, int rows) {
-    int row = 0;
-    for (; row + TALL <= rows; row += TALL) pair_tile<TALL, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
-    for (; row < rows; row++) pair_tile<1, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
-}
-
-// c = a × b over so many pairs; columns come in whole vectors
-static void multiply_pairs(const Pair* a, int64_t a_row, int64_t a_step, const Pair* b, int64_t b_row, int pairs, float* c, int64_t c_row, int rows, int columns) {
-    for (int vectors = columns / LANES; vectors > 0;) {
-        int now = vectors >= 2 ? 2 : 1;
-        if (now == 2) pair_strip<2>(a, a_row, a_step, b, b_row, pairs, c, c_row, rows);
-        else pair_strip<1>(a, a_row, a_step, b, b_row, pairs, c, c_row, rows);
-        b += now * LANES; c += now * LANES; vectors -= now;
-    }
-}
+template <> struct Numbers<Pair> {
+    typedef Words Vector;
+    static inline Words read(const Pair* place) { return *(const Words*)place; }
+    static inline Floats add_product(Floats sum, Pair x, Words each) { return add_products(sum, Words{} + x, each); }
+};
 
 // Attention of one head within one row, each token to itself and those before it. Products are of bf16, sums and exponentials in fp32. Tokens, and a head's numbers, are filled up with
 // zeros to whole vectors; what ends in `tokens` holds pairs of neighbouring tokens, (places / 2, columns), and in `turned` pairs of a token's numbers, (columns / 2, places).
@@ -71,7 +44,6 @@ struct Head {
         for (auto* each : {&head.share, &head.d_score}) each->assign(TALL * head.places, 0.0f);
         return head;
     }
-    static int64_t whole(int64_t numbers) { return (numbers + LANES - 1) / LANES * LANES; }
     int64_t reach(int64_t start) const { return std::min(start + TALL, length); }  // of what a block of queries sees, the end
     const Pair* pairs(const std::vector<Half>& halves, int64_t token) const { return (const Pair*)(halves.data() + token * columns); }
 };
@@ -132,7 +104,7 @@ static inline Ints places_from(int64_t first) {
 
 // The scores of a block of queries → head.share
 static void score(Head& head, int64_t start, int64_t end) {
-    multiply_pairs(head.pairs(head.query, start), head.columns / 2, 1, head.key_turned.data(), head.places, head.columns / 2, head.share.data(), head.places, end - start, Head::whole(end));
+    multiply<2>(head.pairs(head.query, start), head.columns / 2, 1, head.key_turned.data(), head.places, head.columns / 2, head.share.data(), head.places, end - start, whole(end));
 }
 
 extern "C" {
@@ -153,7 +125,7 @@ void luthier_attention(const Half* given, const Heads* of, Half* out, float* tot
             turn(head.key, head, head.key_turned);
             pair_rows(head.value.data(), head.places, head.columns, head.value_tokens.data());
             for (int64_t start = 0; start < head.length; start += TALL) {
-                int64_t end = head.reach(start), seen = Head::whole(end);
+                int64_t end = head.reach(start), seen = whole(end);
                 score(head, start, end);
                 for (int64_t asks = start; asks < end; asks++) {
                     float* share = head.share.data() + (asks - start) * head.places;
@@ -169,7 +141,7 @@ void luthier_attention(const Half* given, const Heads* of, Half* out, float* tot
                     for (int64_t i = 0; i < seen; i += LANES) write(used + i, at(share + i) * part);
                     total[(first + asks) * heads + which] = largest + std::log(all);
                 }
-                multiply_pairs((const Pair*)head.share_half.data(), head.places / 2, 1, head.value_tokens.data(), head.columns, (end + 1) / 2, head.said.data() + start * head.columns,
+                multiply<2>((const Pair*)head.share_half.data(), head.places / 2, 1, head.value_tokens.data(), head.columns, (end + 1) / 2, head.said.data() + start * head.columns,
                                head.columns, end - start, head.columns);
             }
             give(head.said.data(), nullptr, nullptr, 1.0f, head, out + first * heads * width + which * width, heads * width);
@@ -199,9 +171,9 @@ void luthier_attention_backward(const Half* given, const Heads* of, const Half* 
                 pair_rows(head.query.data(), head.places, head.columns, head.query_tokens.data());
                 pair_rows(head.d_said.data(), head.places, head.columns, head.d_said_tokens.data());
                 for (int64_t start = 0; start < head.length; start += TALL) {
-                    int64_t end = head.reach(start), seen = Head::whole(end);
+                    int64_t end = head.reach(start), seen = whole(end);
                     score(head, start, end);
-                    multiply_pairs(head.pairs(head.d_said, start), head.columns / 2, 1, head.value_turned.data(), head.places, head.columns / 2, head.d_score.data(), head.places,
+                    multiply<2>(head.pairs(head.d_said, start), head.columns / 2, 1, head.value_turned.data(), head.places, head.columns / 2, head.d_score.data(), head.places,
                                    end - start, seen);
                     for (int64_t asks = start; asks < end; asks++) {
                         const float *scores = head.share.data() + (asks - start) * head.places, *d_share = head.d_score.data() + (asks - start) * head.places;
@@ -217,7 +189,7 @@ void luthier_attention_backward(const Half* given, const Heads* of, const Half* 
                     }
                     for (int64_t asks = end; asks < start + TALL; asks++)  // what a last block has been left of another one
                         for (auto* each : {&head.share_half, &head.d_score_half}) std::fill_n(each->data() + (asks - start) * head.places, head.places, 0);
-                    multiply_pairs((const Pair*)head.d_score_half.data(), head.places / 2, 1, head.key_tokens.data(), head.columns, (end + 1) / 2, head.d_query.data() + start * head.columns,
+                    multiply<2>((const Pair*)head.d_score_half.data(), head.places / 2, 1, head.key_tokens.data(), head.columns, (end + 1) / 2, head.d_query.data() + start * head.columns,
                                    head.columns, end - start, head.columns);
                     pair_rows(head.share_half.data(), TALL, head.places, head.share_tokens.data() + start / 2 * head.places);
                     pair_rows(head.d_score_half.data(), TALL, head.places, head.d_score_tokens.data() + start / 2 * head.places);
@@ -225,9 +197,9 @@ void luthier_attention_backward(const Half* given, const Heads* of, const Half* 
                 for (int64_t start = 0; start < head.length; start += TALL) {  // keys and values are looked at by the tokens from their own place on
                     int64_t at_key = start * head.columns, from = start / 2 * head.places + start, in_pairs = start / 2 * head.columns, tall = head.reach(start) - start;
                     int64_t asking = (head.length - start + 1) / 2;
-                    multiply_pairs(head.d_score_tokens.data() + from, 1, head.places, head.query_tokens.data() + in_pairs, head.columns, asking, head.d_key.data() + at_key, head.columns, tall,
+                    multiply<2>(head.d_score_tokens.data() + from, 1, head.places, head.query_tokens.data() + in_pairs, head.columns, asking, head.d_key.data() + at_key, head.columns, tall,
                                    head.columns);
-                    multiply_pairs(head.share_tokens.data() + from, 1, head.places, head.d_said_tokens.data() + in_pairs, head.columns, asking, head.d_value.data() + at_key, head.columns, tall,
+                    multiply<2>(head.share_tokens.data() + from, 1, head.places, head.d_said_tokens.data() + in_pairs, head.columns, asking, head.d_value.data() + at_key, head.columns, tall,
                                    head.columns);
                 }
                 for (size_t i = 0; i < head.d_keys.size(); i++) { head.d_keys[i] += head.d_key[i]; head.d_values[i] += head.d_value[i]; }

@@ -1,13 +1,12 @@
 // A step of CBOW with negative sampling, and AdaGrad on the rows of a table that a step has read; models/word_kernels.py compiles and calls it.
 //
 // Every sum is taken in an order that follows from the words alone, not from threads: equal words give equal bits on any number of them.
-#include "registers.h"
-#include <algorithm>
+#include "products.h"
 #include <cmath>
 #include <omp.h>
 #include <vector>
 
-static const int TALL = LANES == 16 ? 8 : 4, BROAD = 3;  // rows, and vectors of each, of a tile of a product: the registers hold its sums
+static const int BROAD = 3;  // vectors of columns of a tile of a product
 static const int SHARING = 64;  // words that share their negative samples, as in objectives/windows.py
 static const int WIDEST = 32;   // words of a window, to either side
 static const int AT_ONCE = 4;   // groups of a thread before their gradients are added up
@@ -19,9 +18,6 @@ struct Windows {  // words: reach more on either side; left and right: words of 
 };
 struct Gradient { int64_t* rows; float* values; int64_t count; };  // rows ascending, each once; values: (count, width)
 }
-
-static inline Floats& at(float* place) { return *(Floats*)place; }
-static inline const Floats& at(const float* place) { return *(const Floats*)place; }
 
 static inline Floats exponential_of_negative(Floats x) {  // for x up to 0; what lies below -87 is taken as -87
     Floats low = broadcast(-87.0f);
@@ -45,41 +41,6 @@ struct Softplus {
         return total;
     }
 };
-
-// c (+)= a × b, for M rows and N vectors of columns
-template <int M, int N>
-static inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row) {
-    Floats sum[M][N] = {};
-    for (int k = 0; k < depth; k++) {
-        Floats each[N];
-        for (int n = 0; n < N; n++) each[n] = at(b + k * b_row + n * LANES);
-        for (int m = 0; m < M; m++) {
-            float x = a[m * a_row + k * a_step];
-            for (int n = 0; n < N; n++) sum[m][n] += x * each[n];
-        }
-    }
-    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) at(c + m * c_row + n * LANES) = sum[m][n];
-}
-
-template <int N>
-static void strip(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row, int rows) {
-    int row = 0;
-    for (; row + TALL <= rows; row += TALL) tile<TALL, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
-    for (; row < rows; row++) tile<1, N>(a + row * a_row, a_row, a_step, b, b_row, depth, c + row * c_row, c_row);
-}
-
-// c = a × b; columns come in whole vectors
-static void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, int depth, float* c, int64_t c_row, int rows, int columns) {
-    for (int vectors = columns / LANES; vectors > 0;) {
-        int now = vectors == 4 ? 2 : std::min(vectors, BROAD);
-        if (now == 3) strip<3>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
-        else if (now == 2) strip<2>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
-        else strip<1>(a, a_row, a_step, b, b_row, depth, c, c_row, rows);
-        b += now * LANES; c += now * LANES; vectors -= now;
-    }
-}
-
-static int whole(int numbers) { return (numbers + LANES - 1) / LANES * LANES; }
 
 // What a group of words works in; rows are filled up with zeros to whole vectors.
 struct Room {
@@ -134,7 +95,7 @@ static void average(const Windows& windows, int first, Room& room) {
 static double score_noise(const Windows& windows, Room& room) {
     const int W = room.width, S = room.samples;
     for (int d = 0; d < W; d++) for (int s = 0; s < S; s++) room.crossed[(int64_t)d * S + s] = room.noise[(int64_t)s * W + d];
-    multiply(room.means.data(), W, 1, room.crossed.data(), S, W, room.slopes.data(), S, SHARING, S);
+    multiply<BROAD>(room.means.data(), W, 1, room.crossed.data(), S, W, room.slopes.data(), S, SHARING, S);
     const float weight = windows.negatives / windows.samples;
     double total = 0;
     for (int s = 0; s < S; s += LANES) {
@@ -172,8 +133,8 @@ static double score_right(Room& room) {
 // The gradients of a group at its negative samples, at the words that are guessed (in place of their vectors), and at those of the windows.
 static void descend(const Windows& windows, int first, Room& room) {
     const int W = room.width, S = room.samples, reach = windows.reach;
-    multiply(room.slopes.data(), S, 1, room.noise.data(), W, S, room.at_means.data(), W, SHARING, W);
-    multiply(room.slopes.data(), 1, S, room.means.data(), W, SHARING, room.at_noise.data(), W, S, W);
+    multiply<BROAD>(room.slopes.data(), S, 1, room.noise.data(), W, S, room.at_means.data(), W, SHARING, W);
+    multiply<BROAD>(room.slopes.data(), 1, S, room.means.data(), W, SHARING, room.at_noise.data(), W, S, W);
     for (int i = 0; i < SHARING; i++)
         for (int64_t d = (int64_t)i * W; d < (int64_t)(i + 1) * W; d += LANES) {
             at(&room.at_means[d]) = (at(&room.at_means[d]) + at(&room.centres[d]) * room.right[i]) * room.share[i];
