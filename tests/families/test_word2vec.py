@@ -174,6 +174,7 @@ def test_a_compiled_run_that_was_stopped_and_resumed_ships_the_same_bytes(tmp_pa
 
     whole = luthier.run(file, task="word2vec", out=tmp_path / "whole", set=changes, force=True)
     assert Experiment.load(whole.folder / "experiment.yaml").training.kernels == "compiled"
+    assert not [proof["name"] for proof in whole.json("proofs.json")["proofs"] if proof["held"] is False]
     with pytest.raises(KeyboardInterrupt):
         luthier.run(file, task="word2vec", out=tmp_path / "cut", set=changes, force=True, watchers=[stop])
     again = luthier.resume(tmp_path / "cut")

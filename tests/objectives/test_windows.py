@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +113,15 @@ def test_a_window_ends_where_its_text_does_and_holds_not_the_word_itself() -> No
     assert near == [[1, 2], [0, 2], [0, 1], [4], [3], []]
     assert float(band.sum()) == 8 == float(windows.pairs.sum())
     assert torch.equal(band.sum(-1).flatten(), windows.pairs)
+
+
+@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.usefixtures("compiling")
+def test_compiled_code_leaves_words_that_all_share_one_group_of_samples_to_torch() -> None:
+    """As in an evaluation: the compiled code goes through the words by groups, and would stop behind the first."""
+    windows, *_ = make(5)
+    shared = replace(windows, noise=windows.noise[:1])
+    inputs, outputs = tables()
+    found = summed_loss(inputs, outputs, shared, True, WordKernels())
+    assert shared.count > SHARING
+    assert found.item() == pytest.approx(losses_of_words(inputs, outputs, shared, True).sum().item(), rel=1e-5)

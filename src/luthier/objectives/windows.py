@@ -104,7 +104,7 @@ class _Scored(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool, kernels: WordKernels | None) -> Tensor:
         ctx.shapes = inputs.shape, outputs.shape
-        if cbow and kernels is not None:
+        if cbow and kernels is not None and len(windows.noise) * SHARING == windows.count:  # an evaluation has one group for all words
             loss, _, one, two = kernels.cbow(
                 inputs, outputs, windows.words, windows.left, windows.right, windows.noise, windows.negatives, windows.reach
             )
