@@ -15,7 +15,7 @@ from luthier.models.compiled_translation import CompiledSteps, open_steps
 from luthier.models.encoder_decoder import EncoderDecoder, make_translator
 from luthier.models.halves import halves_of
 from luthier.models.translate import Writing, write
-from luthier.models.translation_steps import Steps, read_sources
+from luthier.models.translation_steps import TorchSteps, read_sources
 from tests.models.test_encoder_decoder import NETWORKS
 from tests.models.test_encoder_decoder import network as small
 
@@ -100,7 +100,7 @@ def test_the_compiled_step_writes_what_generate_writes(name: str, beams: int) ->
 @torch.no_grad()
 def test_compiled_log_probabilities_are_those_of_torch_when_texts_change_places_and_rows_leave(name: str, beams: int) -> None:
     model, sources = known(name), texts(5)
-    both = (compiled(model, sources, 40, beams), Steps(model, sources, 40, beams, (PAD,)))
+    both = (compiled(model, sources, 40, beams), TorchSteps(model, sources, 40, beams, (PAD,)))
     generator = torch.Generator().manual_seed(2)
     rows = 5
     for step in range(40):  # beyond a multiple of sixteen places
@@ -155,22 +155,22 @@ def test_weights_that_have_moved_are_those_that_write() -> None:
 def test_what_the_compiled_code_does_not_know_goes_through_torch() -> None:
     sources = [[5, 6, 7]]
     for name in NETWORKS:  # heads of 8 numbers, relative positions, another activation, a width of 32
-        assert isinstance(open_steps(small(name).eval(), sources, 4, 1, ()), Steps)
-    assert isinstance(open_steps(known("scratch").bfloat16(), sources, 4, 1, ()), Steps)
+        assert isinstance(open_steps(small(name).eval(), sources, 4, 1, ()), TorchSteps)
+    assert isinstance(open_steps(known("scratch").bfloat16(), sources, 4, 1, ()), TorchSteps)
     adapted = known("scratch")
     layer: Any = halves_of(adapted.network)[1].blocks[1].module
     layer.fc1 = LoraLinear(layer.fc1, 2, 4.0, 0.0, "fc1", adapted.dropout_keys)
-    assert isinstance(open_steps(adapted, sources, 4, 1, ()), Steps)
+    assert isinstance(open_steps(adapted, sources, 4, 1, ()), TorchSteps)
     watched = known("scratch")
     other: Any = halves_of(watched.network)[1].blocks[0].module
     other.self_attn.q_proj.register_forward_hook(lambda *_: None)
-    assert isinstance(open_steps(watched, sources, 4, 1, ()), Steps)
+    assert isinstance(open_steps(watched, sources, 4, 1, ()), TorchSteps)
 
 
 @torch.no_grad()
 def test_without_a_compiler_torch_writes() -> None:
     assert compiled_translation._library_or_none("nowhere") is None
-    assert isinstance(open_steps(known("scratch"), [[5, 6]], 4, 1, ()), Steps)
+    assert isinstance(open_steps(known("scratch"), [[5, 6]], 4, 1, ()), TorchSteps)
 
 
 @torch.no_grad()

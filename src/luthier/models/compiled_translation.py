@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from luthier.models import shared_library
 from luthier.models.decoding.int8 import lay_in_panels
 from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.halves import Block, Change, Feed, Half, halves_of, plain_linear
-from luthier.models.translation_steps import NARROW, Sources, Steps, crossing_of, read_sources
+from luthier.models.translation_steps import NARROW, Sources, Steps, TorchSteps, crossing_of, read_sources
 
 NAME, SOURCE = "translate", Path(__file__).with_name("translation_kernels.cpp")
 PANEL = 64
@@ -27,27 +27,7 @@ LANES = 16
 """So is a head's width of this."""
 
 
-class AnySteps(Protocol):
-    """A decoder, one token of each text at a time; what its functions take and give: `Steps`."""
-
-    def likeliest(self, tokens: Tensor) -> list[int]:
-        """The likeliest next token of each text."""
-        ...
-
-    def candidates(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest next tokens of each text, with their log-probabilities."""
-        ...
-
-    def follow(self, order: Tensor) -> None:
-        """Let each text go on from another one of its row."""
-        ...
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone."""
-        ...
-
-
-def open_steps(model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int, never: Sequence[int]) -> AnySteps:
+def open_steps(model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int, never: Sequence[int]) -> Steps:
     """Compiled code where the decoder is small, plain and in fp32 on a processor and the code can be had, else torch's operations.
 
     Args:
@@ -62,7 +42,7 @@ def open_steps(model: EncoderDecoder, sources: Sequence[Sequence[int]], longest:
         library = _library_or_none(str(shared_library.library_file(NAME, SOURCE)))
         if library is not None:
             return CompiledSteps(library, model, half, read_sources(model, sources, 1), longest, beams, never)
-    return Steps(model, sources, longest, beams, never)
+    return TorchSteps(model, sources, longest, beams, never)
 
 
 class _Matrix(Structure):
@@ -94,8 +74,8 @@ class _Texts(Structure):
     ]
 
 
-class CompiledSteps:
-    """A decoder behind its sources, as `Steps`; a text's bits depend neither on those beside it nor on threads.
+class CompiledSteps(Steps):
+    """A decoder in compiled code; a text's bits depend neither on those beside it nor on threads.
 
     The weights are laid out anew for each few sources: they may have moved since.
 
@@ -112,13 +92,13 @@ class CompiledSteps:
     def __init__(
         self, library: Any, model: EncoderDecoder, half: Half, read: Sources, longest: int, beams: int, never: Sequence[int]
     ) -> None:
-        self.model, self.half, self.beams, self.longest, self.step = model, half, beams, longest, 0
+        super().__init__(model, beams, torch.zeros(len(read.lengths), beams, longest, dtype=torch.int32))
+        self.half, self.longest = half, longest
         self.threads, self._library, self._held = torch.get_num_threads(), library, list[Tensor]()
         rows, own = len(read.lengths), half.blocks[0].attention
         self.rows = torch.arange(rows, dtype=torch.int32)
         self.lengths, self.source_places = read.lengths.int(), read.longest
         self.never = torch.tensor(never, dtype=torch.int32)
-        self.writers = torch.zeros(rows, beams, longest, dtype=torch.int32)
         self.texts = torch.arange(beams, dtype=torch.int32)
         blocks = (_Block * len(half.blocks))(*(self._block(block, read, longest * beams) for block in half.blocks))
         weight, bias = model.output()
@@ -135,24 +115,12 @@ class CompiledSteps:
         self._scores = torch.empty(rows * beams if beams > 1 else 0, head.outputs)
 
     def likeliest(self, tokens: Tensor) -> list[int]:
-        """The likeliest next token of each text; of equals the first.
-
-        Args:
-            tokens: the newest of each text, # (texts,)
-        """
+        """See `Steps`."""
         _, found = self._compute(tokens, 0, self.threads)
         return found[: len(tokens)].tolist()
 
     def candidates(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest next tokens of each text, with their log-probabilities among all tokens.
-
-        Args:
-            tokens: the newest of each text, # (texts,)
-            count: of each text.
-
-        Returns:
-            # (texts, count) fp32, (texts, count)
-        """
+        """See `Steps`."""
         values, found = self._compute(tokens, count, count)
         return values.view(len(tokens), count), found.view(len(tokens), count)
 
@@ -172,17 +140,8 @@ class CompiledSteps:
         self.step += 1
         return best, found
 
-    def follow(self, order: Tensor) -> None:
-        """Let each text go on from another one of its row.
-
-        Args:
-            order: for each text, which it goes on from, # (texts,)
-        """
-        if self.beams > 1:
-            self.writers = self.writers.flatten(0, 1).index_select(0, order).view_as(self.writers)
-
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone; their past stays where it is."""
+        """Their past stays where it is."""
         self.rows, self.writers = self.rows.index_select(0, rows), self.writers.index_select(0, rows)
 
     def _hold(self, tensor: Tensor) -> int:

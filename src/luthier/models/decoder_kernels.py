@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.core.errors import LuthierError
 from luthier.models import shared_library
 
 NAME, SOURCE = "decoder", Path(__file__).with_name("decoder_kernels.cpp")
@@ -190,11 +189,7 @@ class DecoderKernels:
 
 def can_be_had() -> bool:
     """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
-    try:
-        shared_library.build(NAME, SOURCE)
-    except LuthierError:
-        return False
-    return True
+    return shared_library.can_be_had(NAME, SOURCE)
 
 
 _at = Tensor.data_ptr

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import LuthierError, ModelError
 from luthier.core.run import AGAIN, name_disk_errors
 from luthier.models.store import home
 
@@ -85,6 +85,20 @@ def build(name: str, source: Path) -> Path:
                 raise ModelError(f"{source.name} could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
             made.replace(file)  # another process may have been faster: the same code
     return file
+
+
+def can_be_had(name: str, source: Path) -> bool:
+    """Whether there is compiled code for this machine; it is compiled first where it is not kept.
+
+    Args:
+        name: that the file begins with.
+        source: in C++.
+    """
+    try:
+        build(name, source)
+    except LuthierError:
+        return False
+    return True
 
 
 def load(name: str, source: Path, opened: Callable[[Path], Library]) -> Library:

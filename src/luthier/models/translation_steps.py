@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,11 +59,57 @@ def read_sources(model: EncoderDecoder, sources: Sequence[Sequence[int]], multip
     return Sources(states, lengths, (starts[:, None] + columns.minimum(lengths[:, None] - 1)).flatten(), longest)
 
 
-class Steps:
-    """A decoder behind its sources.
+class Steps(ABC):
+    """A decoder behind its sources, one token of each text at a time.
 
     The keys and values of a row's texts lie side by side: place × texts + text. When a text goes on from another one, nothing is copied; it is noted which of
     the texts wrote each place of its past, and attention is closed to the others.
+
+    Args:
+        model: in eval mode.
+        beams: texts a row.
+        writers: of each place of each text's past, that text of its row which wrote it, # (rows, beams, longest)
+    """
+
+    def __init__(self, model: EncoderDecoder, beams: int, writers: Tensor) -> None:
+        self.model, self.beams, self.step, self.writers = model, beams, 0, writers
+
+    @abstractmethod
+    def likeliest(self, tokens: Tensor) -> list[int]:
+        """The likeliest next token of each text; of equals the first.
+
+        Args:
+            tokens: the newest of each text, # (texts,)
+        """
+
+    @abstractmethod
+    def candidates(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The likeliest next tokens of each text, with their log-probabilities among all tokens.
+
+        Args:
+            tokens: the newest of each text, # (texts,)
+            count: of each text.
+
+        Returns:
+            # (texts, count) fp32, (texts, count)
+        """
+
+    @abstractmethod
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+
+    def follow(self, order: Tensor) -> None:
+        """Let each text go on from another one of its row.
+
+        Args:
+            order: for each text, which it goes on from, # (texts,)
+        """
+        if self.beams > 1:
+            self.writers = self.writers.flatten(0, 1).index_select(0, order).view_as(self.writers)
+
+
+class TorchSteps(Steps):
+    """A decoder in torch's operations.
 
     Args:
         model: in eval mode.
@@ -73,8 +120,9 @@ class Steps:
     """
 
     def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], longest: int, beams: int, never: Sequence[int]) -> None:
-        self.model, self.beams, self.step = model, beams, 0
-        self.never = torch.tensor(never, dtype=torch.long, device=next(model.parameters()).device)
+        device = next(model.parameters()).device
+        super().__init__(model, beams, torch.zeros(len(sources), beams, longest, dtype=torch.long, device=device))
+        self.never = torch.tensor(never, dtype=torch.long, device=device)
         read = read_sources(model, sources, ROUND)
         states, self.device = read.states, read.states.device
         self.half = halves_of(model.network)[1]
@@ -82,7 +130,6 @@ class Steps:
         self.blocks = [_Block(block.attention, crossing_of(block), read, places) for block in self.half.blocks]
         columns = torch.arange(read.longest, device=self.device)
         self.closed = _closed((columns >= read.lengths[:, None])[:, None], states.dtype)  # (rows, 1, source length)
-        self.writers = torch.zeros(len(sources), beams, longest, dtype=torch.long, device=self.device)
         self.texts = torch.arange(beams, device=self.device)
         self.weight, self.bias = model.output()
         self.scores = torch.empty(len(sources) * beams, len(self.weight), dtype=states.dtype, device=self.device)
@@ -106,24 +153,12 @@ class Steps:
         return scores if self.bias is None else scores.add_(self.bias)
 
     def likeliest(self, tokens: Tensor) -> list[int]:
-        """The likeliest next token of each text; on a processor by numpy, whose argmax takes a tenth of the time of torch's.
-
-        Args:
-            tokens: the newest of each text, # (texts,)
-        """
+        """On a processor by numpy, whose argmax takes a tenth of the time of torch's."""
         scores = self.next_scores(tokens).index_fill_(1, self.never, -math.inf)
         return scores.numpy().argmax(-1).tolist() if scores.device.type == "cpu" else scores.argmax(-1).tolist()
 
     def candidates(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest next tokens of each text, with their log-probabilities among all tokens.
-
-        Args:
-            tokens: the newest of each text, # (texts,)
-            count: of each text.
-
-        Returns:
-            # (texts, count) fp32, (texts, count)
-        """
+        """See `Steps`."""
         shares = self.next_scores(tokens).log_softmax(-1)
         shares.index_fill_(1, self.never, -math.inf)  # behind the softmax, as transformers does it: texts are compared as they are likely
         values, found = shares.topk(count)
@@ -147,17 +182,8 @@ class Steps:
         bias = self.half.bias(1, count, self.step).repeat_interleave(self.beams, -1)  # (1, heads, 1, places written)
         return added + nn.functional.pad(bias, (0, used - bias.shape[-1]))
 
-    def follow(self, order: Tensor) -> None:
-        """Let each text go on from another one of its row.
-
-        Args:
-            order: for each text, which it goes on from, # (texts,)
-        """
-        if self.beams > 1:
-            self.writers = self.writers.flatten(0, 1).index_select(0, order).view_as(self.writers)
-
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone."""
+        """Their past is copied."""
         self.writers, self.closed = self.writers.index_select(0, rows), self.closed.index_select(0, rows)
         used = _rounded(self.step * self.beams)
         for block in self.blocks:

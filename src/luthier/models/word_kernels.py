@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.core.errors import LuthierError
 from luthier.models import shared_library
 
 NAME, SOURCE = "words", Path(__file__).with_name("word_kernels.cpp")
@@ -108,11 +107,7 @@ class WordKernels:
 
 def can_be_had() -> bool:
     """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
-    try:
-        shared_library.build(NAME, SOURCE)
-    except LuthierError:
-        return False
-    return True
+    return shared_library.can_be_had(NAME, SOURCE)
 
 
 def _empty(most: int, width: int) -> RowGradient:
