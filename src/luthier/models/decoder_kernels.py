@@ -192,6 +192,15 @@ def can_be_had() -> bool:
     return shared_library.can_be_had(NAME, SOURCE)
 
 
+def are_faster() -> bool:
+    """Whether it is there and the processor multiplies in bf16 with vectors: on tiles there are faster kernels, without either bf16 is slow."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported() and can_be_had()
+
+
+OWN = shared_library.OwnKernels("bfloat16", are_faster)
+"""A decoder from scratch."""
+
+
 _at = Tensor.data_ptr
 _threads = torch.get_num_threads
 

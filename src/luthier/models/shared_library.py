@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,19 @@ HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
 Library = TypeVar("Library")
+
+
+@dataclass(frozen=True)
+class OwnKernels:
+    """Compiled code that an objective's steps have of their own.
+
+    Args:
+        computes_in: the dtype that the model has to compute in.
+        are_faster: whether it can be had on this processor, and is the faster one there.
+    """
+
+    computes_in: str
+    are_faster: Callable[[], bool]
 
 
 def library_file(name: str, source: Path) -> Path:

@@ -110,6 +110,10 @@ def can_be_had() -> bool:
     return shared_library.can_be_had(NAME, SOURCE)
 
 
+OWN = shared_library.OwnKernels("float32", can_be_had)
+"""A step of CBOW."""
+
+
 def _empty(most: int, width: int) -> RowGradient:
     return RowGradient(torch.empty(most, dtype=torch.int64), torch.empty(most, width))
 

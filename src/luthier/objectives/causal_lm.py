@@ -20,6 +20,9 @@ from luthier.objectives.objective import BaseObjective, surely_fits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from luthier.models.base import Base
+    from luthier.models.shared_library import OwnKernels
+
 SEPARATOR = "<|endoftext|>"
 """What stands between documents in the pretraining of most decoders, and in a tokenizer from scratch."""
 
@@ -48,10 +51,11 @@ class CausalLm(Component):
         description="Whether the end of a row is learned: of whole documents, not of passages; filled in where files are cut into passages.",
     )
 
-    @property
-    def compiles_in(self) -> str:
-        """What the compiled code computes in that a network from scratch has on a processor (`models.decoder_kernels`)."""
-        return "bfloat16"
+    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+        """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
+        from luthier.models import decoder_kernels
+
+        return decoder_kernels.OWN if base is None else None
 
     @property
     def wide(self) -> int:

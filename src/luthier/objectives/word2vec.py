@@ -21,6 +21,8 @@ from luthier.objectives.word_pieces import WordPieces, WordVectorsSpec, show_wor
 if TYPE_CHECKING:
     from torch import nn
 
+    from luthier.models.base import Base
+    from luthier.models.shared_library import OwnKernels
     from luthier.objectives.windows import Windows
 
 UNIT = float(1 << 53)
@@ -58,10 +60,11 @@ class Word2Vec(WordVectorsSpec):
         description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
     )
 
-    @property
-    def compiles_in(self) -> str:
-        """What the compiled code computes in that its steps have of their own on a processor (`models.word_kernels`); empty: there is none."""
-        return "float32" if self.model == "cbow" else ""
+    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+        """Compiled code that stands in for torch's operations in its steps on a processor: there is some for CBOW."""
+        from luthier.models import word_kernels
+
+        return word_kernels.OWN if self.model == "cbow" else None
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:
         """The objective at work.

@@ -21,8 +21,9 @@ from torch.utils import deterministic
 from luthier.core.errors import ExperimentError
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
-from luthier.models import compiled, decoder_kernels, word_kernels
+from luthier.models import compiled
 from luthier.models.base import COMPILED, Base
+from luthier.models.shared_library import OwnKernels
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
 NARROW = 128
@@ -47,7 +48,8 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     training = experiment.training
     dtype = choose_dtype(training.dtype)
     objective: Any = experiment.objective
-    kernels = choose_kernels(training.kernels, dtype, base, getattr(objective, "compiles_in", ""))
+    own = objective.own_kernels(base) if hasattr(objective, "own_kernels") else None
+    kernels = choose_kernels(training.kernels, dtype, base, own)
     width = base.width if base is not None else getattr(objective, "wide", getattr(objective, "width", 0))
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
@@ -55,33 +57,31 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
 
 
-def choose_kernels(asked: str, dtype: str, base: Base | None, own: str = "") -> str:
-    """Which kernels the model computes by: the compiled ones on a processor with tiles, where they are kept; those of an objective that has its own, and of a decoder from scratch on a processor with vectors of bf16, where there is a compiler.
+def choose_kernels(asked: str, dtype: str, base: Base | None, own: OwnKernels | None = None) -> str:
+    """Which kernels the model computes by: those that an objective has of its own, where they are faster; else the compiled ones on a processor with tiles, where they are kept.
 
-    On tiles products are so fast that what lies between them takes most of a step. Those other two are compiled in seconds.
+    On tiles products are so fast that what lies between them takes most of a step. An objective's own are compiled in seconds.
 
     Args:
         asked: auto, plain or compiled.
         dtype: what the model computes in.
         base: that is trained.
-        own: what the compiled code computes in that the objective, or its network from scratch, has of its own; empty: there is none.
+        own: those of the objective.
 
     Raises:
         ExperimentError: compiled kernels are asked for where they cannot be used.
     """
-    computes_in = own or "bfloat16"
-    if asked == "compiled" and (dtype != computes_in or torch.cuda.is_available()):
+    computes_in = own.computes_in if own else "bfloat16"
+    fits = dtype == computes_in and not torch.cuda.is_available()
+    if asked == "compiled" and not fits:
         raise ExperimentError(
-            f"training.kernels=compiled is for {computes_in} on a processor{' here' if own == 'float32' else ''}, and this run computes in {dtype} on {device().type}",
+            f"training.kernels=compiled is for {computes_in} on a processor{' here' if own else ''}, and this run computes in {dtype} on {device().type}",
             "set training.kernels=auto",
         )
     if asked != "auto":
         return asked
-    if own == "float32":
-        return "compiled" if dtype == computes_in and not torch.cuda.is_available() and word_kernels.can_be_had() else "plain"
-    if own and base is None:
-        here = dtype == computes_in and not torch.cuda.is_available() and bfloat16_units() == "vectors"
-        return "compiled" if here and decoder_kernels.can_be_had() else "plain"
+    if own:
+        return "compiled" if fits and own.are_faster() else "plain"
     return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_cached() else "plain"
 
 
