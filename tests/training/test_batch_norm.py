@@ -79,7 +79,7 @@ def kill(folder: Path, moment: str) -> None:
     """Train in a process of its own, which dies at a moment without a word: a fork of this one would wait for ever for OpenMP's threads, which are not forked."""
     code = "import sys; from tests.training.test_batch_norm import train_until_killed; train_until_killed(*sys.argv[1:])"
     with processes.begin("-c", code, folder, moment, cwd=ROOT) as child:
-        assert child.wait(120) == -signal.SIGKILL
+        assert child.wait() == -signal.SIGKILL
 
 
 def train_until_killed(folder: str, moment: str) -> None:
