@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from luthier.models import shared_library
+from luthier.models.packing import Packing
 
 NAME, SOURCE = "decoder", Path(__file__).with_name("decoder_kernels.cpp")
 LONGEST = 256
@@ -75,6 +76,8 @@ class DecoderKernels:
     """
 
     dtype = torch.bfloat16
+    keeps_norms = True
+    """Whether what a norm says waits for the way back, or is computed again."""
 
     def __init__(self) -> None:
         self._library = shared_library.load(NAME, SOURCE, _open)
@@ -152,6 +155,33 @@ class DecoderKernels:
         """See `kernels.adamw_`."""
         given = map(_at, (weight, mean, square, rounded, gradient, numbers))
         self._library.luthier_adamw(*given, weight.numel(), _threads())
+
+    def plan(self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float) -> Heads | None:
+        """How attention goes through a stream; None where rows are not of the kind that is known here: whole, causal, without dropout, and so short that their scores stay in a processor's caches.
+
+        Args:
+            packing: of the stream.
+            window: how far a token looks back, its own place included; 0: to the beginning.
+            cos: of each token's angles, # (tokens, width)
+            sin: the same.
+            heads: of queries, and of keys and values.
+            width: of a head.
+            scale: of the scores.
+        """
+        if packing.starts is None or packing.dropout or not packing.causal or width > WIDEST:
+            return None
+        if max(group.keys.length for group in packing.groups) > (min(LONGEST, window) if window else LONGEST):
+            return None
+        return Heads(packing.starts, cos.contiguous(), sin.contiguous(), *heads, width, scale)
+
+    def weight_gradient(self, d_said: Tensor, x: Tensor) -> Tensor:
+        """The gradient of a layer's weights, # (out, in)
+
+        Args:
+            d_said: of what it said, # (tokens, out)
+            x: what it read, # (tokens, in)
+        """
+        return d_said.t() @ x
 
     def attention(self, given: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
         """Causal attention within each row, with rotary positions.

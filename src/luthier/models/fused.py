@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from luthier.models.compiled import Kernels
 from luthier.models.compiled_attention import CompiledAttention
 from luthier.models.decoder_kernels import DecoderKernels
-from luthier.models.fused_block import BLOCKS, are_plain, forward_block, window_of
+from luthier.models.fused_block import ADAPTER, BLOCKS, are_plain, forward_block, window_of
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Classes of transformers that norm as `kernels.rms_norm` does."""
@@ -23,8 +23,6 @@ FEEDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 """Classes whose forward pass is down(act(gate(x)) × up(x))."""
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 """Classes that rotate queries and keys as they come from their products."""
-ADAPTER = "LoraLinear"
-"""The class of low-rank adapters, which lies in a room above this one."""
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -1,58 +1,147 @@
-"""A whole block of a decoder as one step of the backward pass: where networks are narrow, what torch and Python do between small products takes longer than the rest."""
+"""A whole block of a decoder as one step of the backward pass: nothing is kept between its products that is not needed again, and torch and Python do little between them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from luthier.models.decoder_kernels import LONGEST, WIDEST, DecoderKernels, Heads
-from luthier.models.packing import Packing
+from luthier.models.decoder_kernels import DecoderKernels, Heads
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""
+ADAPTER = "LoraLinear"
+"""The class of low-rank adapters, which lies in a room above this one."""
+PARTS = 4
+"""Tensors of a layer: its weight and bias, and the two matrices of its adapter."""
+
+
+@dataclass
+class _Layer:
+    """A layer, with its low-rank adapter where it has one.
+
+    Args:
+        weight: # (out, in)
+        bias: # (out,) or None
+        down: of the adapter, # (rank, in) or None
+        up: # (out, rank) or None
+        scale: of the adapter.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    down: Tensor | None
+    up: Tensor | None
+    scale: float
+
+    def adapt(self, x: Tensor, said: Tensor) -> Tensor | None:
+        """Add what the adapter says to what the layer said; returns what goes through its middle, # (tokens, rank)"""
+        if self.down is None or self.up is None:
+            return None
+        thin = x @ self.down.t()
+        said.addmm_(thin, self.up.t(), alpha=self.scale)
+        return thin
+
+    def back(self, d_said: Tensor, d_x: Tensor) -> Tensor | None:
+        """Add to the gradient of what the layer read what comes through the adapter; returns the gradient in its middle, # (tokens, rank)"""
+        if self.down is None or self.up is None:
+            return None
+        d_thin = (d_said @ self.up).mul_(self.scale)
+        d_x.addmm_(d_thin, self.down)
+        return d_thin
+
+    def gradients(self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: DecoderKernels) -> list[Tensor | None]:
+        """Of its tensors that need one, else None."""
+        weight, bias, down, up = needs
+        return [
+            kernels.weight_gradient(d_said, x) if weight else None,
+            d_said.float().sum(0).to(d_said.dtype) if bias else None,
+            kernels.weight_gradient(d_thin, x) if down and d_thin is not None else None,
+            kernels.weight_gradient(d_said, thin).mul_(self.scale) if up and thin is not None else None,
+        ]
 
 
 class _Block(torch.autograd.Function):
     """Norm, attention, norm and gated feed-forward layer, each added to what went in."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: Heads, kernels: DecoderKernels, eps: tuple[Tensor, Tensor], *weights: Tensor) -> Tensor:
-        """`weights`: first norm; queries, keys, values, what attention says; second norm; gate, up, down; x: (tokens, width)."""
-        first, query, key, value, out, second, gate, up, down = weights
+    def forward(
+        ctx: Any, x: Tensor, heads: Heads, kernels: DecoderKernels, eps: tuple[Tensor, Tensor], scales: tuple[float, ...], first: Tensor, second: Tensor, *tensors: Tensor | None
+    ) -> Tensor:
+        """`first`, `second`: weights of the norms; `tensors`: four each of queries, keys, values, what attention says, gate, up, down; x: (tokens, width)."""
+        query, key, value, out, gate, up, down = layers = _layers(tensors, scales)
         read, first_factor = kernels.rms_norm(x, first, eps[0])
-        projected = read @ torch.cat((query, key, value)).t()
+        asking = (query, key, value)
+        projected = read @ torch.cat([each.weight for each in asking]).t()
+        thin: list[Tensor | None] = []
+        for layer, said in zip(asking, projected.split([len(each.weight) for each in asking], 1), strict=True):
+            if layer.bias is not None:
+                said += layer.bias
+            thin.append(layer.adapt(read, said))
         said, total = kernels.attention(projected, heads)
-        middle = torch.addmm(x, said, out.t())
+        middle = torch.addmm(x, said, out.weight.t())
+        thin.append(out.adapt(said, middle))
         normed, second_factor = kernels.rms_norm(middle, second, eps[1])
-        bent, rest = normed @ gate.t(), normed @ up.t()
-        ctx.save_for_backward(x, read, first_factor, projected, said, total, middle, normed, second_factor, bent, rest, *weights)
-        ctx.heads, ctx.kernels = heads, kernels
-        return torch.addmm(middle, kernels.swiglu(bent, rest), down.t())
+        bent, rest = normed @ gate.weight.t(), normed @ up.weight.t()
+        thin += [gate.adapt(normed, bent), up.adapt(normed, rest)]
+        inner = kernels.swiglu(bent, rest)
+        output = torch.addmm(middle, inner, down.weight.t())
+        thin.append(down.adapt(inner, output))
+        kept = (read, normed) if kernels.keeps_norms else (None, None)
+        ctx.save_for_backward(x, first_factor, projected, said, total, middle, second_factor, bent, rest, *kept, first, second, *eps, *thin, *tensors)
+        ctx.heads, ctx.kernels, ctx.scales = heads, kernels, scales
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, read, first_factor, projected, said, total, middle, normed, second_factor, bent, rest, *weights = ctx.saved_tensors
-        first, query, key, value, out, second, gate, up, down = weights
-        needs, kernels, d_said = ctx.needs_input_grad[4:], ctx.kernels, gradients[0].contiguous()
+        x, first_factor, projected, said, total, middle, second_factor, bent, rest, read, normed, first, second, *more = ctx.saved_tensors
+        eps, thin, tensors = more[:2], more[2:9], more[9:]
+        query, key, value, out, gate, up, down = _layers(tensors, ctx.scales)
+        needs, kernels, d_output = ctx.needs_input_grad, ctx.kernels, gradients[0].contiguous()
+        tensors_need = [needs[7 + PARTS * layer : 7 + PARTS * (layer + 1)] for layer in range(7)]
+        if normed is None:
+            normed, _ = kernels.rms_norm(middle, second, eps[1])
 
-        def weight(which: int, d_output: Tensor, read: Tensor) -> Tensor | None:
-            return d_output.t() @ read if needs[which] else None
+        d_inner = d_output @ down.weight
+        d_thin_down = down.back(d_output, d_inner)
+        inner, d_bent, d_rest = kernels.swiglu_backward(bent, rest, d_inner)
+        d_normed = torch.addmm(d_bent @ gate.weight, d_rest, up.weight)
+        d_thin_gate, d_thin_up = gate.back(d_bent, d_normed), up.back(d_rest, d_normed)
+        feed = [
+            *gate.gradients(tensors_need[4], d_bent, normed, thin[4], d_thin_gate, kernels),
+            *up.gradients(tensors_need[5], d_rest, normed, thin[5], d_thin_up, kernels),
+            *down.gradients(tensors_need[6], d_output, inner, thin[6], d_thin_down, kernels),
+        ]
+        d_second = kernels.rms_norm_weight_backward(d_normed, middle, second_factor).to(second.dtype) if needs[6] else None
+        d_middle = kernels.rms_norm_backward(d_normed, middle, second, second_factor, d_output)
 
-        inner, d_bent, d_rest = kernels.swiglu_backward(bent, rest, d_said @ down)
-        feed = (weight(6, d_bent, normed), weight(7, d_rest, normed), weight(8, d_said, inner))
-        d_normed = torch.addmm(d_bent @ gate, d_rest, up)
-        d_second = kernels.rms_norm_weight_backward(d_normed, middle, second_factor).to(second.dtype) if needs[5] else None
-        d_middle = kernels.rms_norm_backward(d_normed, middle, second, second_factor, d_said)
-        d_out = weight(4, d_middle, said)
-        d_projected = kernels.attention_gradient(projected, ctx.heads, said, total, d_middle @ out)
-        d_joined = d_projected.t() @ read if any(needs[1:4]) else None
-        parts = (None,) * 3 if d_joined is None else d_joined.split([len(each) for each in (query, key, value)])
-        d_read = d_projected @ torch.cat((query, key, value))
-        d_first = kernels.rms_norm_weight_backward(d_read, x, first_factor).to(first.dtype) if needs[0] else None
-        d_x = kernels.rms_norm_backward(d_read, x, first, first_factor, d_middle) if ctx.needs_input_grad[0] else None
-        return d_x, None, None, None, d_first, *parts, d_out, d_second, *feed
+        d_attended = d_middle @ out.weight
+        d_thin_out = out.back(d_middle, d_attended)
+        d_projected = kernels.attention_gradient(projected, ctx.heads, said, total, d_attended)
+        if read is None:
+            read, _ = kernels.rms_norm(x, first, eps[0])
+        asking, asking_need = (query, key, value), tensors_need[:3]
+        d_read = d_projected @ torch.cat([each.weight for each in asking])
+        parts = d_projected.split([len(each.weight) for each in asking], 1)
+        d_thin = [layer.back(part, d_read) for layer, part in zip(asking, parts, strict=True)]
+        joined = kernels.weight_gradient(d_projected, read) if any(need[0] for need in asking_need) else None
+        d_asking: list[Tensor | None] = []
+        for which, layer in enumerate(asking):
+            made = layer.gradients((False, *asking_need[which][1:]), parts[which], read, thin[which], d_thin[which], kernels)
+            begin = sum(len(each.weight) for each in asking[:which])
+            made[0] = joined[begin : begin + len(layer.weight)] if joined is not None and asking_need[which][0] else None
+            d_asking += made
+        d_out = out.gradients(tensors_need[3], d_middle, said, thin[3], d_thin_out, kernels)
+        d_first = kernels.rms_norm_weight_backward(d_read, x, first_factor).to(first.dtype) if needs[5] else None
+        d_x = kernels.rms_norm_backward(d_read, x, first, first_factor, d_middle) if needs[0] else None
+        return d_x, None, None, None, None, d_first, d_second, *d_asking, *d_out, *feed
+
+
+def _layers(tensors: Sequence[Any], scales: Sequence[float]) -> list[_Layer]:
+    return [_Layer(*tensors[PARTS * which : PARTS * (which + 1)], scale) for which, scale in enumerate(scales)]
 
 
 def forward_block(
@@ -69,28 +158,34 @@ def forward_block(
         keywords: of its own forward pass.
     """
     attention, feed, packing = self.self_attn, self.mlp, keywords.get("packing")
-    layers = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, feed.gate_proj, feed.up_proj, feed.down_proj)
-    if packing is None or not are_short(packing, window_of(attention), attention.head_dim) or not are_plain(*layers):
+    modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, feed.gate_proj, feed.up_proj, feed.down_proj)
+    layers = [_known(module, which < 3) for which, module in enumerate(modules)]
+    if packing is None or any(layer is None for layer in layers):
         return own(hidden_states, **keywords)
     cos, sin = (table[0] for table in keywords["position_embeddings"])
-    asking, looked_at = (len(layer.weight) // attention.head_dim for layer in layers[:2])
-    heads = Heads(packing.starts, cos, sin, asking, looked_at, attention.head_dim, attention.scaling)
-    query, key, value, out, *rest = (layer.weight for layer in layers)
-    first, second = self.input_layernorm.weight, self.post_attention_layernorm.weight
-    states: Any = _Block.apply(hidden_states[0], heads, kernels, eps, first, query, key, value, out, second, *rest)
+    heads = [len(layer.weight) // attention.head_dim for layer in layers[:2] if layer is not None]
+    plan = kernels.plan(packing, window_of(attention), cos, sin, (heads[0], heads[1]), attention.head_dim, attention.scaling)
+    if plan is None:
+        return own(hidden_states, **keywords)
+    known = [layer for layer in layers if layer is not None]
+    tensors = [tensor for layer in known for tensor in (layer.weight, layer.bias, layer.down, layer.up)]
+    norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
+    states: Any = _Block.apply(hidden_states[0], plan, kernels, eps, tuple(layer.scale for layer in known), *norms, *tensors)
     return states[None]
+
+
+def _known(module: Any, may_be_biased: bool) -> _Layer | None:
+    """A layer as it is computed here; None where it is another one."""
+    if type(module) is nn.Linear and (module.bias is None or may_be_biased):
+        return _Layer(module.weight, module.bias, None, None, 1.0)
+    if type(module).__name__ == ADAPTER and not module.dropout.p and (module.base.bias is None or may_be_biased):
+        return _Layer(module.base.weight, module.base.bias, module.lora_A, module.lora_B, module.scale)
+    return None
 
 
 def are_plain(*layers: nn.Module) -> bool:
     """Whether layers are products and nothing else."""
     return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
-
-
-def are_short(packing: Packing, window: int, width: int) -> bool:
-    """Whether rows go through attention as the compiled code knows it: whole, causal, without dropout, and so short that their scores stay in a processor's caches."""
-    if packing.starts is None or packing.dropout or not packing.causal or width > WIDEST:
-        return False
-    return max(group.keys.length for group in packing.groups) <= (min(LONGEST, window) if window else LONGEST)
 
 
 def window_of(attention: Any) -> int:

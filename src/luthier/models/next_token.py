@@ -56,7 +56,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if d_said is not None:
                 d_said[part] = logits @ weight
             if weight_learns:
-                d_weight = logits.t() @ said[part] if d_weight is None else d_weight.addmm_(logits.t(), said[part])
+                turned = logits.t() if kernels is None else kernels.transpose(logits)
+                d_weight = turned @ said[part] if d_weight is None else d_weight.addmm_(turned, said[part])
         if weight_learns and d_weight is None:
             d_weight = torch.zeros_like(weight)
         ctx.gradients = d_said, d_weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -97,6 +97,40 @@ class AttentionGroup:
 
 
 @dataclass(frozen=True)
+class RowPlaces:
+    """Where the tokens of each row lie in the stream.
+
+    Args:
+        starts: where each row's tokens begin among those of all rows, and the last one's end, # (rows + 1,)
+        before: of each row, the tokens before the first one that asks: what it shares with another row, # (rows,)
+        places: in the stream, of each of these tokens, # (tokens of all rows,)
+        stream: tokens of the stream.
+        padding: those at its end that no row has.
+    """
+
+    starts: Tensor
+    before: Tensor
+    places: Tensor
+    stream: int
+    padding: int
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.starts.diff().max())
+
+    @cached_property
+    def met(self) -> Tensor:
+        """The rows' tokens, those at the same place of the stream behind each other, # (tokens of all rows,)"""
+        return self.places.argsort(stable=True)
+
+    @cached_property
+    def meetings(self) -> Tensor:
+        """Where in `met` those of each place begin, and the last one's end, # (stream + 1,)"""
+        return nn.functional.pad(self.places.bincount(minlength=self.stream).cumsum(0), (1, 0))
+
+
+@dataclass(frozen=True)
 class Packing:
     """How a stream is made of rows.
 
@@ -109,6 +143,7 @@ class Packing:
         dropout_keys: the keys for attention's dropout.
         dropout: its probability.
         starts: where each row begins in the stream, and the last one ends, where rows lie there whole, # (rows + 1,) or None
+        rows: where the rows' tokens lie.
     """
 
     groups: Sequence[AttentionGroup]
@@ -119,6 +154,7 @@ class Packing:
     dropout_keys: DropoutKeys
     dropout: float
     starts: Tensor | None = None
+    rows: RowPlaces | None = None
     _known: dict[tuple[bool, int], Tensor] = field(default_factory=dict, repr=False)
 
     def scatter(self, values: Sequence[Tensor], clear: bool = False) -> Tensor:
@@ -206,8 +242,11 @@ def pack(
     back = torch.cat([group.queries.source.index_select(0, group.queries.position) for group in groups]).argsort()
     shared = None if joint is None else torch.cat([group.keys.source.index_select(0, group.keys.position) for group in groups])
     behind = shared_prefix.padding if shared_prefix is not None else 0
-    starts = nn.functional.pad(lengths.cumsum(0), (1, 0)) if joint is None else None
-    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout, starts)
+    ends = nn.functional.pad(lengths.cumsum(0), (1, 0))
+    places = torch.arange(sum(sizes), device=device) if joint is None else joint.position
+    rows = RowPlaces(ends, lengths - torch.tensor(own, device=device), places, len(back) + behind, behind)
+    starts = ends if joint is None else None
+    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout, starts, rows)
 
 
 def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> bool:

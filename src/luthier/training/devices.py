@@ -28,10 +28,10 @@ from luthier.models.shared_library import OwnKernels
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
 NARROW = 128
 """Width up to which the products of 1,024 tokens are so small that calling them takes a good part of a step."""
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
-VERY_LARGE = 1 << 24
+MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1  # glibc's malloc.h
+VERY_LARGE, MOST_MMAPS = 1 << 24, 1 << 16
 MADV_HUGEPAGE = 14  # Linux's mman.h
-HEAP = 8 << 30
+HEAP, STRETCH = 8 << 30, 1 << 29
 SERVED_KERNELS = "64"
 """Compiled products that a server keeps."""
 
@@ -250,7 +250,8 @@ def _in_large_pages(library: Any) -> None:
 
     In a virtual machine a page costs microseconds when it comes, and time whenever it is looked up. One request speaks for
     the addresses that the heap has by then, so it is given many at once (addresses, not memory); where those are rationed
-    it stays as it is.
+    it stays as it is. The blocks that stretch the heap are few: each writes down its size at its beginning, and around
+    what has been written no large page comes.
     """
     start, end = _heap()
     size = min(HEAP, available_memory() // 2)
@@ -258,7 +259,9 @@ def _in_large_pages(library: Any) -> None:
         return
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
-    blocks = [library.malloc(VERY_LARGE // 2) for _ in range((size - (end - start)) // (VERY_LARGE // 2))]
+    library.mallopt(MMAP_MAX, 0)  # however large they are, they shall lie in the heap
+    blocks = [library.malloc(STRETCH) for _ in range((size - (end - start)) // STRETCH)]
+    library.mallopt(MMAP_MAX, MOST_MMAPS)
     start, end = _heap()
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     library.madvise(start, end - start, MADV_HUGEPAGE)
