@@ -183,6 +183,10 @@ class DecoderKernels:
         """
         return d_said.t() @ x
 
+    def column_sums(self, values: Tensor) -> Tensor:
+        """The sum of each column, # (tokens, width) → (width,) fp32"""
+        return values.float().sum(0)
+
     def attention(self, given: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
         """Causal attention within each row, with rotary positions.
 

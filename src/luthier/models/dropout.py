@@ -27,7 +27,8 @@ def _as_signed(values: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _columns(count: int) -> Tensor:
+def columns(count: int) -> Tensor:
+    """What the words of so many pairs of places are made of, # (count,) int32"""
     return torch.from_numpy(_as_signed(mix("dropout column", np.arange(count))))
 
 
@@ -54,11 +55,16 @@ def _keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
     Returns:
         1 where the entry is kept, else 0, # (…, width rounded up to an even number) int16
     """
-    word = keys.unsqueeze(-1) ^ _columns(-(-width // 2)).to(keys.device)
+    word = keys.unsqueeze(-1) ^ columns(-(-width // 2)).to(keys.device)
     for factor, (shift, positive) in zip(_FACTORS, _SHIFTS, strict=True):
         word *= factor
         word ^= (word >> shift).bitwise_and_(positive)
-    return word.view(torch.int16).ge_(round(probability * LEVELS) - LEVELS // 2)
+    return word.view(torch.int16).ge_(least_kept(probability))
+
+
+def least_kept(probability: float) -> int:
+    """The smallest 16-bit draw that is kept."""
+    return round(probability * LEVELS) - LEVELS // 2
 
 
 def scale_kept(probability: float) -> float:
@@ -270,13 +276,14 @@ def site_key(name: str) -> int:
 
 
 @cache
-def _head_keys(heads: int) -> Tensor:
+def head_keys(heads: int) -> Tensor:
+    """What keeps heads from drawing the same mask, # (heads,) int32"""
     return torch.tensor([site_key(f"head {head}") for head in range(heads)], dtype=torch.int32)
 
 
 def by_head(tokens: Tensor, rows: int, heads: int) -> Tensor:
     """Keys that keep the heads of one attention from drawing the same mask, # (rows × length,) → (rows, heads, length)"""
-    return tokens.view(rows, 1, -1) ^ _head_keys(heads).to(tokens.device).view(1, -1, 1)
+    return tokens.view(rows, 1, -1) ^ head_keys(heads).to(tokens.device).view(1, -1, 1)
 
 
 class Dropout(nn.Module):

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.models import encoder_block
 from luthier.models.compiled import Kernels
 from luthier.models.compiled_attention import CompiledAttention
 from luthier.models.decoder_kernels import DecoderKernels
-from luthier.models.fused_block import ADAPTER, BLOCKS, are_plain, forward_block, window_of
+from luthier.models.fused_block import BLOCKS, are_plain, forward_block, window_of
+from luthier.models.fused_layer import ADAPTER
+from luthier.models.tile_kernels import TileKernels
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Classes of transformers that norm as `kernels.rms_norm` does."""
@@ -163,6 +166,8 @@ def fuse(network: Any, kernels: Kernels) -> int:
         elif name in BLOCKS and isinstance(kernels, DecoderKernels):
             norms = (module.input_layernorm, module.post_attention_layernorm)
             _instead(module, kernels.dtype, forward_block, kernels, tuple(torch.tensor(norm.variance_epsilon) for norm in norms))
+        elif encoder_block.knows(module) and isinstance(kernels, TileKernels):
+            _instead(module, kernels.dtype, encoder_block.forward_encoder_block, kernels)
         elif name == ADAPTER:
             _instead(module, kernels.dtype, _adapter_forward, kernels)
         else:

@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luthier.models.decoder_kernels import DecoderKernels, Heads
+from luthier.models.fused_layer import PARTS, layers_of, open_layer
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""
-ADAPTER = "LoraLinear"
-"""The class of low-rank adapters, which lies in a room above this one."""
-PARTS = 4
-"""Tensors of a layer: its weight and bias, and the two matrices of its adapter."""
-
-
-@dataclass
-class _Layer:
-    """A layer, with its low-rank adapter where it has one.
-
-    Args:
-        weight: # (out, in)
-        bias: # (out,) or None
-        down: of the adapter, # (rank, in) or None
-        up: # (out, rank) or None
-        scale: of the adapter.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    down: Tensor | None
-    up: Tensor | None
-    scale: float
-
-    def adapt(self, x: Tensor, said: Tensor) -> Tensor | None:
-        """Add what the adapter says to what the layer said; returns what goes through its middle, # (tokens, rank)"""
-        if self.down is None or self.up is None:
-            return None
-        thin = x @ self.down.t()
-        said.addmm_(thin, self.up.t(), alpha=self.scale)
-        return thin
-
-    def back(self, d_said: Tensor, d_x: Tensor) -> Tensor | None:
-        """Add to the gradient of what the layer read what comes through the adapter; returns the gradient in its middle, # (tokens, rank)"""
-        if self.down is None or self.up is None:
-            return None
-        d_thin = (d_said @ self.up).mul_(self.scale)
-        d_x.addmm_(d_thin, self.down)
-        return d_thin
-
-    def gradients(self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: DecoderKernels) -> list[Tensor | None]:
-        """Of its tensors that need one, else None."""
-        weight, bias, down, up = needs
-        return [
-            kernels.weight_gradient(d_said, x) if weight else None,
-            d_said.float().sum(0).to(d_said.dtype) if bias else None,
-            kernels.weight_gradient(d_thin, x) if down and d_thin is not None else None,
-            kernels.weight_gradient(d_said, thin).mul_(self.scale) if up and thin is not None else None,
-        ]
-
 
 class _Block(torch.autograd.Function):
     """Norm, attention, norm and gated feed-forward layer, each added to what went in."""
@@ -72,7 +21,7 @@ class _Block(torch.autograd.Function):
         ctx: Any, x: Tensor, heads: Heads, kernels: DecoderKernels, eps: tuple[Tensor, Tensor], scales: tuple[float, ...], first: Tensor, second: Tensor, *tensors: Tensor | None
     ) -> Tensor:
         """`first`, `second`: weights of the norms; `tensors`: four each of queries, keys, values, what attention says, gate, up, down; x: (tokens, width)."""
-        query, key, value, out, gate, up, down = layers = _layers(tensors, scales)
+        query, key, value, out, gate, up, down = layers = layers_of(tensors, scales)
         read, first_factor = kernels.rms_norm(x, first, eps[0])
         asking = (query, key, value)
         projected = read @ torch.cat([each.weight for each in asking]).t()
@@ -99,7 +48,7 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, first_factor, projected, said, total, middle, second_factor, bent, rest, read, normed, first, second, *more = ctx.saved_tensors
         eps, thin, tensors = more[:2], more[2:9], more[9:]
-        query, key, value, out, gate, up, down = _layers(tensors, ctx.scales)
+        query, key, value, out, gate, up, down = layers_of(tensors, ctx.scales)
         needs, kernels, d_output = ctx.needs_input_grad, ctx.kernels, gradients[0].contiguous()
         tensors_need = [needs[7 + PARTS * layer : 7 + PARTS * (layer + 1)] for layer in range(7)]
         if normed is None:
@@ -140,10 +89,6 @@ class _Block(torch.autograd.Function):
         return d_x, None, None, None, None, d_first, d_second, *d_asking, *d_out, *feed
 
 
-def _layers(tensors: Sequence[Any], scales: Sequence[float]) -> list[_Layer]:
-    return [_Layer(*tensors[PARTS * which : PARTS * (which + 1)], scale) for which, scale in enumerate(scales)]
-
-
 def forward_block(
     self: Any, own: Any, kernels: DecoderKernels, eps: tuple[Tensor, Tensor], hidden_states: Tensor, **keywords: Any
 ) -> Tensor:
@@ -159,7 +104,7 @@ def forward_block(
     """
     attention, feed, packing = self.self_attn, self.mlp, keywords.get("packing")
     modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, feed.gate_proj, feed.up_proj, feed.down_proj)
-    layers = [_known(module, which < 3) for which, module in enumerate(modules)]
+    layers = [open_layer(module, which < 3) for which, module in enumerate(modules)]
     if packing is None or any(layer is None for layer in layers):
         return own(hidden_states, **keywords)
     cos, sin = (table[0] for table in keywords["position_embeddings"])
@@ -168,19 +113,10 @@ def forward_block(
     if plan is None:
         return own(hidden_states, **keywords)
     known = [layer for layer in layers if layer is not None]
-    tensors = [tensor for layer in known for tensor in (layer.weight, layer.bias, layer.down, layer.up)]
+    tensors = [tensor for layer in known for tensor in layer.tensors]
     norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
     states: Any = _Block.apply(hidden_states[0], plan, kernels, eps, tuple(layer.scale for layer in known), *norms, *tensors)
     return states[None]
-
-
-def _known(module: Any, may_be_biased: bool) -> _Layer | None:
-    """A layer as it is computed here; None where it is another one."""
-    if type(module) is nn.Linear and (module.bias is None or may_be_biased):
-        return _Layer(module.weight, module.bias, None, None, 1.0)
-    if type(module).__name__ == ADAPTER and not module.dropout.p and (module.base.bias is None or may_be_biased):
-        return _Layer(module.base.weight, module.base.bias, module.lora_A, module.lora_B, module.scale)
-    return None
 
 
 def are_plain(*layers: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 // Softmax attention within rows on matrix tiles, and its gradient, in bf16 and fp32. models/tile_kernels.cpp includes it.
 #pragma once
+#include "keyed_dropout.h"
 #include "tiles.h"
 #include <cmath>
 #include <limits>
@@ -19,23 +20,12 @@ struct Attention {
     int64_t heads, key_heads, width, causal;
     const Half *cos, *sin;  // of each token of the stream, (tokens, width), or none
     float scale;
-    const int32_t *keys, *columns, *head_keys;  // of dropout: of each token of the stream, of pairs of places, of each head; or none
-    float kept;                                 // what dropout multiplies by
-    int32_t threshold;                          // the smallest draw that is kept
+    KeyedDropout drops;        // the keys are those of the stream's tokens
+    const int32_t* head_keys;  // of each head
 };
 
-// Which of 32 numbers from a column on dropout keeps, as `models.dropout` draws it
-static inline __mmask32 kept_by(const Attention& of, int32_t key, int64_t column) {
-    __m512i word = _mm512_xor_si512(_mm512_set1_epi32(key), _mm512_loadu_si512(of.columns + column / 2));
-    word = _mm512_mullo_epi32(word, _mm512_set1_epi32(0x7FEB352D));
-    word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
-    word = _mm512_mullo_epi32(word, _mm512_set1_epi32((int32_t)0x846CA68B));
-    word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-    return _mm512_cmpge_epi16_mask(word, _mm512_set1_epi16((int16_t)of.threshold));
-}
-
 static inline int32_t key_of(const Attention& of, int64_t token, int64_t head) {
-    uint32_t key = ((uint32_t)of.keys[token] ^ (uint32_t)of.head_keys[head]) * 0x2C1B3C6Du;
+    uint32_t key = ((uint32_t)of.drops.keys[token] ^ (uint32_t)of.head_keys[head]) * 0x2C1B3C6Du;
     return (int32_t)(key ^ ((key >> 12) & 0xFFFFF));
 }
 
@@ -153,9 +143,9 @@ static void attend_row(const Half* given, const Rows& rows, const Attention& of,
                         most = (Floats)_mm512_mask_max_ps((__m512)most, seen_until(panel * SIDE + i, last), (__m512)most, (__m512)v);
                     }
                 float largest = largest_of(most);
-                int32_t key = of.keys ? key_of(of, places[start + asks], head) : 0;
+                int32_t key = of.drops.keys ? key_of(of, places[start + asks], head) : 0;
                 for (int64_t panel = 0; panel < panels; panel++) {
-                    __mmask32 kept_here = of.keys ? kept_by(of, key, panel * SIDE) : ~0u;
+                    __mmask32 kept_here = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
                     for (int64_t i = 0; i < SIDE; i += LANES) {
                         Floats p = chosen(exponential_or_nan(load(room.score + (panel * SIDE + asks) * SIDE + i) - largest), seen_until(panel * SIDE + i, last));
                         sum += p;
@@ -163,7 +153,7 @@ static void attend_row(const Half* given, const Rows& rows, const Attention& of,
                     }
                 }
                 float all = sum_of(sum);
-                parted[asks] = of.kept / all;
+                parted[asks] = of.drops.factor / all;
                 total[places[start + asks] * of.heads + head] = largest + std::log(all);
             }
             for (int64_t step = 0; step < room.steps; step++) {
@@ -215,14 +205,14 @@ static void attend_row_backward(const Half* given, const Rows& rows, const Atten
                     Floats products = {};
                     sweep(width, [&](int64_t i, int64_t n) { products += read(d_out + asks * wide + i, n) * read(said + (place * of.heads + head) * width + i, n); });
                     float pulled = sum_of(products), all = total[place * of.heads + head];
-                    int32_t key = of.keys ? key_of(of, place, head) : 0;
+                    int32_t key = of.drops.keys ? key_of(of, place, head) : 0;
                     for (int64_t panel = 0; panel < panels; panel++) {
-                        __mmask32 kept_here = of.keys ? kept_by(of, key, panel * SIDE) : ~0u;
+                        __mmask32 kept_here = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
                         for (int64_t i = 0; i < SIDE; i += LANES) {
                             int64_t at_sum = (panel * SIDE + asks) * SIDE + i;
                             Floats p = chosen(exponential_or_nan(load(room.score + at_sum) - all), seen_until(panel * SIDE + i, last));
                             Floats d = load(room.d_share + at_sum), used = p;
-                            if (of.keys) { d = chosen(d * of.kept, (__mmask16)(kept_here >> i)); used = chosen(p * of.kept, (__mmask16)(kept_here >> i)); }
+                            if (of.drops.keys) { d = chosen(d * of.drops.factor, (__mmask16)(kept_here >> i)); used = chosen(p * of.drops.factor, (__mmask16)(kept_here >> i)); }
                             write(share + panel * SIDE + i, used);
                             write(d_score + panel * SIDE + i, p * (d - pulled));
                         }

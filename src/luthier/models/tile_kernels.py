@@ -6,6 +6,7 @@ import ctypes
 import functools
 from ctypes import Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from luthier.models import shared_library
 from luthier.models.decoder_kernels import DecoderKernels, Heads
+from luthier.models.dropout import columns, least_kept, scale_kept
 from luthier.models.packing import Packing, RowPlaces
 
 NAME, SOURCE = "tiles", Path(__file__).with_name("tile_kernels.cpp")
@@ -23,15 +25,49 @@ class _Rows(Structure):
     _fields_ = [*((name, c_void_p) for name in ("starts", "before", "places", "meetings", "met")), ("rows", c_int64), ("tokens", c_int64)]
 
 
+class KeyedDropout(Structure):
+    """As the compiled code reads it."""
+
+    _fields_ = [("keys", c_void_p), ("columns", c_void_p), ("factor", c_float), ("least", c_int32)]
+
+
 class _Attention(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("heads", "key_heads", "width", "causal")),
         *((name, c_void_p) for name in ("cos", "sin")),
         ("scale", c_float),
-        *((name, c_void_p) for name in ("keys", "columns", "head_keys")),
-        ("kept", c_float),
-        ("threshold", c_int32),
+        ("drops", KeyedDropout),
+        ("head_keys", c_void_p),
     ]
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Dropout of rows, each by its key.
+
+    Args:
+        keys: of each row, int32, # (rows,)
+        width: numbers of a row at most.
+        probability: share that is dropped, 0 < p < 1.
+        dtype: that what is kept is multiplied in: its factor is rounded to that.
+    """
+
+    keys: Tensor
+    width: int
+    probability: float
+    dtype: torch.dtype = torch.bfloat16
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return columns(-(-self.width // 32) * 16)
+
+    def plain(self) -> KeyedDropout:
+        """As the compiled code reads it."""
+        factor = float(torch.tensor(scale_kept(self.probability), dtype=self.dtype))
+        return KeyedDropout(self.keys.data_ptr(), self._columns.data_ptr(), factor, least_kept(self.probability))
+
+
+NOTHING_DROPS = KeyedDropout(None, None, 1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -40,16 +76,23 @@ class TileHeads(Heads):
 
     Args:
         rows: where their tokens lie.
+        causal: whether a token sees only those before it.
+        drops: of the probabilities, by the keys of the stream's tokens.
+        head_keys: of each head, int32, # (heads,)
     """
 
     rows: RowPlaces
+    causal: bool = True
+    drops: Drops | None = None
+    head_keys: Tensor | None = None
 
     def tiles(self) -> tuple[_Rows, _Attention]:
-        """As the compiled code reads it."""
+        """As the compiled code reads it; angles that are empty turn nothing."""
         rows = self.rows
         places = (each.data_ptr() for each in (rows.starts, rows.before, rows.places, rows.meetings, rows.met))
-        turned = (self.cos.data_ptr(), self.sin.data_ptr(), self.scale)
-        attention = _Attention(self.heads, self.key_heads, self.width, True, *turned, None, None, None, 1.0, 0)
+        turned = (self.cos.data_ptr() or None, self.sin.data_ptr() or None, self.scale)
+        drops = (NOTHING_DROPS, None) if self.drops is None or self.head_keys is None else (self.drops.plain(), self.head_keys.data_ptr())
+        attention = _Attention(self.heads, self.key_heads, self.width, self.causal, *turned, *drops)
         return _Rows(*places, len(rows.before), rows.stream), attention
 
 
@@ -107,6 +150,66 @@ class TileKernels(DecoderKernels):
         return d_given
 
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """The smooth unit of encoders (Hendrycks & Gimpel 2016), # (tokens, inner)"""
+        said = torch.empty_like(x)
+        self._tiles.luthier_gelu(_at(x), _at(said), x.numel(), _threads())
+        return said
+
+    def gelu_backward(self, x: Tensor, d_said: Tensor) -> tuple[Tensor, Tensor]:
+        """What `gelu` said, computed again, and the gradient of what it read, each # (tokens, inner)"""
+        said, d_x = torch.empty_like(x), torch.empty_like(x)
+        self._tiles.luthier_gelu_backward(_at(x), _at(d_said), _at(said), _at(d_x), x.numel(), _threads())
+        return said, d_x
+
+    def add_norm(self, x: Tensor, rest: Tensor, drops: Drops | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer norm (Ba et al. 2016) of a sum, of which dropout has left a part.
+
+        Args:
+            x: what dropout acts on, # (tokens, width)
+            rest: what is added, # (tokens, width)
+            drops: None where nothing is dropped.
+            weight: of the norm, # (width,)
+            bias: # (width,)
+            eps: keeps the division finite.
+
+        Returns:
+            the sum and its norm, each # (tokens, width), and of each row the mean and what it was multiplied by, # (tokens, 2) fp32
+        """
+        total, said, factors = torch.empty_like(x), torch.empty_like(x), torch.empty(len(x), 2)
+        places = (byref(drops.plain() if drops else NOTHING_DROPS), _at(weight), _at(bias), eps, _at(total), _at(said), _at(factors))
+        self._tiles.luthier_add_norm(_at(x), _at(rest), *places, *x.shape, _threads())
+        return total, said, factors
+
+    def add_norm_backward(self, d_said: Tensor, total: Tensor, factors: Tensor, drops: Drops | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of what dropout acted on in `add_norm` and of what was added, each # (tokens, width)
+
+        Args:
+            d_said: of the norm, # (tokens, width)
+            total: the sum.
+            factors: the last of what `add_norm` returned.
+            drops: as there.
+            weight: as there.
+        """
+        d_rest = torch.empty_like(total)
+        d_x = torch.empty_like(total) if drops else d_rest
+        places = (byref(drops.plain() if drops else NOTHING_DROPS), _at(weight), _at(d_rest), _at(d_x))
+        self._tiles.luthier_add_norm_backward(_at(d_said), _at(total), _at(factors), *places, *total.shape, _threads())
+        return d_x, d_rest
+
+    def norm_weights_backward(self, d_said: Tensor, total: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of the weight and the bias of `add_norm`, each # (width,) fp32"""
+        d_weight, d_bias = torch.empty(total.shape[1]), torch.empty(total.shape[1])
+        self._tiles.luthier_norm_weights_backward(*map(_at, (d_said, total, factors, d_weight, d_bias)), *total.shape, _threads())
+        return d_weight, d_bias
+
+    def column_sums(self, values: Tensor) -> Tensor:
+        """The sum of each column, # (tokens, width) → (width,) fp32"""
+        sums = torch.empty(values.shape[1])
+        self._tiles.luthier_column_sums(_at(values), values.stride(0), _at(sums), *values.shape, _threads())
+        return sums
+
+
 _at = Tensor.data_ptr
 _threads = torch.get_num_threads
 
@@ -119,6 +222,12 @@ def _open(file: Path) -> Any:
         "attention": [*[place] * 5, c_int],
         "attention_backward": [*[place] * 7, c_int],
         "transpose": [place, c_int64, place, c_int64, c_int64, c_int],
+        "gelu": [place, place, c_int64, c_int],
+        "gelu_backward": [*[place] * 4, c_int64, c_int],
+        "add_norm": [*[place] * 5, c_float, *[place] * 3, c_int64, c_int64, c_int],
+        "add_norm_backward": [*[place] * 7, c_int64, c_int64, c_int],
+        "norm_weights_backward": [*[place] * 5, c_int64, c_int64, c_int],
+        "column_sums": [place, c_int64, place, c_int64, c_int64, c_int],
     }
     for name, arguments in takes.items():
         function = getattr(library, f"luthier_{name}")
