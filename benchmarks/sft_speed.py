@@ -57,9 +57,6 @@ configure_torch()
 dataset = load_dataset(Data(path=sys.argv[1], allow_leakage=True))
 experiment, _ = choose(dataset, None, 1)
 base = resolve("smollm2-135m")
-if "--compiled" in sys.argv:
-    from luthier.models import compiled
-    compiled.load()  # once for a machine; a run of ten minutes does the same
 experiment = decide_device_fields(experiment, base).replace("adaptation.kind", sys.argv[3])
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 count, tokens = int(sys.argv[2]), 0
@@ -168,7 +165,6 @@ if __name__ == "__main__":
     parser.add_argument("--peer", nargs="*", default=["float32:yes", "float32:no"], help="dtype:padding-free, of TRL")
     parser.add_argument("--litgpt-python", help="a Python with litgpt and lightning; it is then a peer too")
     parser.add_argument("--adaptation", choices=("full", "lora"), default="full")
-    parser.add_argument("--compiled", action="store_true", help="compile the kernels first where they are not kept")
     parser.add_argument("--out", type=Path, default=Path("runs/sft_speed"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -180,9 +176,7 @@ if __name__ == "__main__":
     results = given.out / f"results-{given.adaptation}-{given.steps}.jsonl"
     kept = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for number in range(len(kept), given.rounds):
-        speed, peak, operations, *products = figures(
-            sys.executable, OURS, given.out, given.steps, given.adaptation, *(["--compiled"] if given.compiled else [])
-        )
+        speed, peak, operations, *products = figures(sys.executable, OURS, given.out, given.steps, given.adaptation)
         row = {
             "round": number,
             "luthier": speed,

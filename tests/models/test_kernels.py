@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from luthier.models import compiled, kernels, shared_library
-from luthier.models.kernels import KERNELS
+from luthier.models import kernels
 
 
 def draw(*shape: int) -> Tensor:
@@ -95,34 +94,6 @@ def test_the_optimizers_pass_is_torchs_adamw() -> None:
     assert near(own, weight.detach())
     assert torch.equal(rounded, own.bfloat16())
     assert float(kernels.square_sum(own)) == pytest.approx(float(own.square().sum()), rel=1e-5)
-
-
-BUILT = ("rms_norm", "attention_backward", "adamw_")
-"""Of each sort one: a sum over rows, several axes of places, tensors that are changed."""
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> compiled.Compiled:
-    folder = tmp_path_factory.mktemp("kernels") / "built"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # else three programs are compiled to learn what the compiler knows
-        compiled.build(folder, BUILT)
-    return compiled.Compiled(folder)
-
-
-@pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler")
-@pytest.mark.parametrize("name", BUILT)
-def test_a_compiled_kernel_says_what_the_plain_function_says(built: compiled.Compiled, name: str) -> None:
-    kernel, ours = KERNELS[name], built
-    lengths = {"tokens": 37, "width": 96, "asking": 45, "length": 71, "heads": 5, "vocabulary": 130, "numbers": 1001}
-    for scale in (1, 2):
-        shapes = [[lengths[axis] * scale if isinstance(axis, str) else axis for axis in shape] for shape in kernel.shapes]
-        given = [_values(shape, letter) for shape, letter in zip(shapes, kernel.types, strict=True)]
-        others = [tensor.clone() for tensor in given]
-        expected, found = _several(kernel.function(*given)), _several(getattr(ours, name)(*others))
-        for one, other in zip([*expected, *given], [*found, *others], strict=True):
-            assert one.dtype == other.dtype
-            assert torch.allclose(one.float(), other.float(), rtol=2e-2, atol=1e-3 * float(one.float().abs().max()) + 1e-6), name
 
 
 def _values(shape: list[int], letter: str) -> Tensor:

@@ -50,22 +50,23 @@ def test_a_width_that_follows_the_depth_counts_as_one_that_is_set(
 
 
 @pytest.mark.parametrize(
-    ("family", "tiles", "kept", "dtype", "kernels"),
+    ("family", "tiles", "there", "dtype", "kernels"),
     [
         ("llama", True, True, "auto", "compiled"),
+        ("bert", True, True, "auto", "compiled"),
         ("llama", True, False, "auto", "plain"),
         ("llama", False, True, "auto", "plain"),
         ("llama", True, True, "float32", "plain"),
-        ("bert", True, True, "auto", "plain"),
+        ("mpnet", True, True, "auto", "plain"),
     ],
 )
-def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_base(
-    bases, monkeypatch: pytest.MonkeyPatch, family: str, tiles: bool, kept: bool, dtype: str, kernels: str
+def test_compiled_kernels_are_chosen_on_tiles_where_they_can_be_had_and_know_the_base(
+    bases, monkeypatch: pytest.MonkeyPatch, family: str, tiles: bool, there: bool, dtype: str, kernels: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(compiled, "are_cached", lambda: kept)
+    monkeypatch.setattr(compiled, "can_be_had", lambda: there)
     asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
     found = decide_device_fields(asked, bases(family))
     assert found.training.kernels == kernels
@@ -115,7 +116,7 @@ def test_compiled_code_of_an_objectives_own_is_chosen_where_it_can_be_had(
         (True, False, False, "", "compiled"),
         (True, False, False, "no-such-compiler", "plain"),
         (False, False, False, "", "plain"),
-        (True, True, False, "", "plain"),
+        (True, True, False, "", "compiled"),
         (True, False, True, "", "plain"),
     ],
 )

@@ -25,8 +25,8 @@ ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 """Families that count positions from behind the padding token's number."""
 USUAL = ("llama",)
 """Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
-COMPILED = ("llama", "mistral", "qwen2", "qwen3")
-"""Families whose networks can train in compiled passes (`models.fused`)."""
+COMPILED = ("llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Families whose networks train in compiled passes on matrix tiles (`models.fused`)."""
 KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
 """What a base is, by its architecture; all others are decoders."""
 KNOWN = ENCODERS + DECODERS + TRANSLATORS + VISION

@@ -227,8 +227,8 @@ def can_be_had() -> bool:
 
 
 def are_faster() -> bool:
-    """Whether it is there and the processor multiplies in bf16 with vectors: on tiles there are faster kernels, without either bf16 is slow."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported() and can_be_had()
+    """Whether it is there and the processor multiplies in bf16, with tiles or with vectors: without either bf16 is slow."""
+    return torch.cpu._is_avx512_bf16_supported() and can_be_had()
 
 
 OWN = shared_library.OwnKernels("bfloat16", are_faster)

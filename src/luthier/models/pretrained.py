@@ -21,7 +21,6 @@ from luthier.core.types import Batch
 from luthier.models import compiled, packed, padded
 from luthier.models.base import ENCODERS, PADDED, ROBERTAS, USUAL, Base
 from luthier.models.compiled import Kernels
-from luthier.models.decoder_kernels import DecoderKernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.fused import fuse
@@ -73,7 +72,7 @@ class PackedNetwork(nn.Module):
 
     def load_kernels(self) -> Kernels | None:
         """Compute by the compiled kernels while training, see `use`; they are compiled first where they are not kept."""
-        return self.use(compiled.load() if torch.cpu._is_amx_tile_supported() else DecoderKernels())
+        return self.use(compiled.load())
 
     def use(self, kernels: Kernels) -> Kernels | None:
         """Compute by compiled kernels while training.

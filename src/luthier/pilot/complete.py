@@ -17,7 +17,7 @@ from luthier.models.base import PADDED, Base
 from luthier.models.memory import release_memory
 from luthier.models.pretrained import PLAIN
 from luthier.models.store import resolve
-from luthier.pilot.stages.compile_kernels import compile_where_it_pays
+from luthier.pilot.stages.compile_kernels import compile_where_it_is_faster
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.cross_validation import cross_validate
 from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
@@ -145,7 +145,7 @@ def open_context(
     if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.events_named("plain_template"):
         place.event("plain_template")
         reporter.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
-    compile_where_it_pays(place, experiment, base, dataset, reporter)
+    compile_where_it_is_faster(place, experiment, base, reporter)
     experiment = _settle_machine(place, experiment, base, reporter, inexact, workers)
     return RunContext(place, dataset, reporter, clock, signals, base, tokenizer, open_objective(experiment, tokenizer)), experiment
 

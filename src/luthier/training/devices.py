@@ -82,7 +82,7 @@ def choose_kernels(asked: str, dtype: str, base: Base | None, own: OwnKernels | 
         return asked
     if own:
         return "compiled" if fits and own.are_faster() else "plain"
-    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_cached() else "plain"
+    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.can_be_had() else "plain"
 
 
 def compiled_is_faster(dtype: str, base: Base) -> bool:
