@@ -24,8 +24,8 @@ data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 configure_torch()
 dataset = load_dataset(Data(path=data + "/sst2"))
 experiment, _ = choose(dataset, None, 1)
-experiment = decide_device_fields(experiment.replace("training.dtype", dtype))
 base = resolve("minilm-l6")
+experiment = decide_device_fields(experiment.replace("training.dtype", dtype), base)
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 rows = 0
 for step in steps(work):
