@@ -97,7 +97,15 @@ def test_any_number_of_threads_gives_the_same_bits(bases) -> None:
         drops = Drops(torch.arange(70, dtype=torch.int32), 99, 0.3)
         total, said, factors = kernels.add_norm(x, rest, drops, weight, weight, 1e-12)
         d_x, d_rest = kernels.add_norm_backward(said, total, factors, drops, weight)
-        own = [*kernels.norm_weights_backward(said, total, factors), *kernels.gelu_backward(x, rest), kernels.column_sums(x), total, said, d_x, d_rest]
+        own = [
+            *kernels.norm_weights_backward(said, total, factors),
+            *kernels.gelu_backward(x, rest),
+            kernels.column_sums(x),
+            total,
+            said,
+            d_x,
+            d_rest,
+        ]
         found.append(dict(enumerate(own)))  # pyright: ignore[reportArgumentType]
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -155,8 +163,21 @@ def test_a_wrong_mask_on_the_way_back_is_noticed(bases, monkeypatch: pytest.Monk
     assert distance(gradients(model, LENGTHS["short"]), precise) > 3 * distance(plain, precise)
 
 
-def test_another_unit_and_a_decoder_are_not_known(bases) -> None:
+def test_another_unit_is_not_known(bases) -> None:
     block: Any = load_classifier(bases("bert"), ["a", "b"], "mean", 0.0, seed=0).blocks[0]
     assert encoder_block.knows(block)
     block.intermediate.intermediate_act_fn = nn.ReLU()
     assert not encoder_block.knows(block)
+
+
+def test_where_somebody_listens_to_a_layer_the_block_goes_its_own_way(bases) -> None:
+    model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.1, seed=0)
+    model.network.bfloat16()
+    model.use(TileKernels())
+    heard: list[int] = []
+    block: Any = model.blocks[1]
+    handle = block.attention.self.query.register_forward_hook(lambda *_: heard.append(1))
+    gradients(model.train(), (5, 9))
+    handle.remove()
+    gradients(model, (5, 9))
+    assert heard == [1]

@@ -63,7 +63,9 @@ def test_rows_that_share_a_prefix_say_what_each_says_by_itself_and_their_gradien
     projected, of, d_said = attention((common + 30 + 10 + 55,), heads, 2, width)
     firsts = [common, common + 30, common + 40]
     suffixes = [30, 10, 55]
-    places = torch.cat([torch.cat([torch.arange(common), torch.arange(first, first + own)]) for first, own in zip(firsts, suffixes, strict=True)])
+    places = torch.cat(
+        [torch.cat([torch.arange(common), torch.arange(first, first + own)]) for first, own in zip(firsts, suffixes, strict=True)]
+    )
     starts = torch.tensor([0, *lengths]).cumsum(0)
     rows = RowPlaces(starts, torch.tensor([0, common, common]), places, len(projected), 3)
     plan = TileHeads(starts, of.cos, of.sin, heads, 2, width, of.scale, rows)

@@ -156,7 +156,9 @@ class DecoderKernels:
         given = map(_at, (weight, mean, square, rounded, gradient, numbers))
         self._library.luthier_adamw(*given, weight.numel(), _threads())
 
-    def plan(self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float) -> Heads | None:
+    def plan(
+        self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float
+    ) -> Heads | None:
         """How attention goes through a stream; None where rows are not of the kind that is known here: whole, causal, without dropout, and so short that their scores stay in a processor's caches.
 
         Args:

@@ -22,7 +22,14 @@ class _EncoderBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, heads: TileHeads, drops: Sequence[Drops | None], eps: Sequence[float], scales: Sequence[float], kernels: TileKernels, *tensors: Tensor
+        ctx: Any,
+        x: Tensor,
+        heads: TileHeads,
+        drops: Sequence[Drops | None],
+        eps: Sequence[float],
+        scales: Sequence[float],
+        kernels: TileKernels,
+        *tensors: Tensor,
     ) -> Tensor:
         """`tensors`: weight and bias of both norms; four each of queries, keys, values, what attention says, the layer up and the layer down; x: (tokens, width)."""
         query, key, value, out, up, down = layers_of(tensors[4:], scales)
@@ -89,11 +96,16 @@ def _bias(bias: Tensor | None) -> Tensor:
     return bias
 
 
-def _of_norm(needs: Sequence[bool], d_said: Tensor, total: Tensor, factors: Tensor, weight: Tensor, kernels: TileKernels) -> list[Tensor | None]:
+def _of_norm(
+    needs: Sequence[bool], d_said: Tensor, total: Tensor, factors: Tensor, weight: Tensor, kernels: TileKernels
+) -> list[Tensor | None]:
     """The gradients of a norm's weight and bias."""
     if not any(needs):
         return [None, None]
-    return [made.to(weight.dtype) if needed else None for made, needed in zip(kernels.norm_weights_backward(d_said, total, factors), needs, strict=True)]
+    return [
+        made.to(weight.dtype) if needed else None
+        for made, needed in zip(kernels.norm_weights_backward(d_said, total, factors), needs, strict=True)
+    ]
 
 
 def knows(block: Any) -> bool:
@@ -119,12 +131,23 @@ def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_stat
     modules = (attention.query, attention.key, attention.value, self.attention.output.dense, self.intermediate.dense, self.output.dense)
     layers = [layer for layer in (open_layer(module, True) for module in modules) if layer is not None and layer.bias is not None]
     norms = (self.attention.output.LayerNorm, self.output.LayerNorm)
-    if packing is None or packing.rows is None or packing.causal or len(layers) < len(modules) or any(type(norm) is not nn.LayerNorm for norm in norms):
+    if (
+        packing is None
+        or packing.rows is None
+        or packing.causal
+        or len(layers) < len(modules)
+        or any(type(norm) is not nn.LayerNorm for norm in norms)
+    ):
         return own(hidden_states, *more, **keywords)
     drops = [_drops(each.dropout, hidden_states) for each in (self.attention.output, self.output)]
-    tensors = [*(tensor for norm in norms for tensor in (norm.weight, norm.bias)), *(tensor for layer in layers for tensor in layer.tensors)]
+    tensors = [
+        *(tensor for norm in norms for tensor in (norm.weight, norm.bias)),
+        *(tensor for layer in layers for tensor in layer.tensors),
+    ]
     plan = _heads(attention, packing)
-    states: Any = _EncoderBlock.apply(hidden_states[0], plan, drops, [norm.eps for norm in norms], [layer.scale for layer in layers], kernels, *tensors)
+    states: Any = _EncoderBlock.apply(
+        hidden_states[0], plan, drops, [norm.eps for norm in norms], [layer.scale for layer in layers], kernels, *tensors
+    )
     return states[None]
 
 
@@ -137,7 +160,9 @@ def _heads(attention: Any, packing: Packing) -> TileHeads:
         tokens = packing.dropout_keys.tokens
         assert tokens is not None, "dropout needs keys"
         drops, keys = Drops(tokens ^ site_key(f"attention {attention.luthier_site}"), rows.longest, packing.dropout), head_keys(heads)
-    return TileHeads(rows.starts, nothing, nothing, heads, heads, attention.attention_head_size, attention.scaling, rows, False, drops, keys)
+    return TileHeads(
+        rows.starts, nothing, nothing, heads, heads, attention.attention_head_size, attention.scaling, rows, False, drops, keys
+    )
 
 
 def _drops(layer: Any, values: Tensor) -> Drops | None:

@@ -13,15 +13,24 @@ from luthier.models.fused_layer import PARTS, layers_of, open_layer
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""
 
+
 class _Block(torch.autograd.Function):
     """Norm, attention, norm and gated feed-forward layer, each added to what went in."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, heads: Heads, kernels: DecoderKernels, eps: tuple[Tensor, Tensor], scales: tuple[float, ...], first: Tensor, second: Tensor, *tensors: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        heads: Heads,
+        kernels: DecoderKernels,
+        eps: tuple[Tensor, Tensor],
+        scales: tuple[float, ...],
+        first: Tensor,
+        second: Tensor,
+        *tensors: Tensor | None,
     ) -> Tensor:
         """`first`, `second`: weights of the norms; `tensors`: four each of queries, keys, values, what attention says, gate, up, down; x: (tokens, width)."""
-        query, key, value, out, gate, up, down = layers = layers_of(tensors, scales)
+        query, key, value, out, gate, up, down = layers_of(tensors, scales)
         read, first_factor = kernels.rms_norm(x, first, eps[0])
         asking = (query, key, value)
         projected = read @ torch.cat([each.weight for each in asking]).t()
@@ -40,7 +49,9 @@ class _Block(torch.autograd.Function):
         output = torch.addmm(middle, inner, down.weight.t())
         thin.append(down.adapt(inner, output))
         kept = (read, normed) if kernels.keeps_norms else (None, None)
-        ctx.save_for_backward(x, first_factor, projected, said, total, middle, second_factor, bent, rest, *kept, first, second, *eps, *thin, *tensors)
+        ctx.save_for_backward(
+            x, first_factor, projected, said, total, middle, second_factor, bent, rest, *kept, first, second, *eps, *thin, *tensors
+        )
         ctx.heads, ctx.kernels, ctx.scales = heads, kernels, scales
         return output
 

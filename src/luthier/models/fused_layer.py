@@ -50,7 +50,9 @@ class FusedLayer:
         d_x.addmm_(d_thin, self.down)
         return d_thin
 
-    def gradients(self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: DecoderKernels) -> list[Tensor | None]:
+    def gradients(
+        self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: DecoderKernels
+    ) -> list[Tensor | None]:
         """Of its tensors that need one, else None."""
         weight, bias, down, up = needs
         return [
@@ -68,18 +70,22 @@ class FusedLayer:
 
 def layers_of(tensors: Sequence[Any], scales: Sequence[float]) -> list[FusedLayer]:
     """Layers from what went through autograd."""
-    return [FusedLayer(*tensors[PARTS * which : PARTS * (which + 1)], scale) for which, scale in enumerate(scales)]
+    parts = (tensors[PARTS * which : PARTS * (which + 1)] for which in range(len(scales)))
+    return [FusedLayer(weight, bias, down, up, scale) for (weight, bias, down, up), scale in zip(parts, scales, strict=True)]
 
 
-def open_layer(module: Any, may_be_biased: bool) -> FusedLayer | None:
+def open_layer(module: nn.Module, may_be_biased: bool) -> FusedLayer | None:
     """A layer as it is computed here; None where it is another one.
 
     Args:
         module: of a network.
         may_be_biased: whether a bias is known where it stands.
     """
+    if any(each._forward_hooks or each._forward_pre_hooks for each in module.modules()):
+        return None  # whoever listens wants it to be called
     if type(module) is nn.Linear and (module.bias is None or may_be_biased):
         return FusedLayer(module.weight, module.bias, None, None, 1.0)
-    if type(module).__name__ == ADAPTER and not module.dropout.p and (module.base.bias is None or may_be_biased):
-        return FusedLayer(module.base.weight, module.base.bias, module.lora_A, module.lora_B, module.scale)
+    adapted: Any = module
+    if type(module).__name__ == ADAPTER and not adapted.dropout.p and (adapted.base.bias is None or may_be_biased):
+        return FusedLayer(adapted.base.weight, adapted.base.bias, adapted.lora_A, adapted.lora_B, adapted.scale)
     return None

@@ -82,7 +82,7 @@ static inline void order_all(const Matrix& m, int64_t columns, int64_t terms, Ha
 }
 
 static inline void sum_rows(const Half* left, int64_t stride, const Half* right, int64_t steps, float* sums, bool more = false) {
-    sum_tiles(left, 16 * stride, stride, STEP, right, steps, sums, more, [](int64_t) {});
+    sum_tiles(left, 16 * stride, stride, STEP, right, steps, sums, more);
 }
 
 static inline HeadRoom& open_head(int64_t length, int64_t width, bool backward) {
@@ -235,7 +235,7 @@ static void attend_row_backward(const Half* given, const Rows& rows, const Atten
                 for (int64_t step = 0; step < room.steps; step++) {
                     auto add = [&](const Half* turned, const Half* by_width, float* sums) {
                         sum_tiles(turned + (panel * ASKING + skipped) * 2 * TILE, TILE, STEP, 2 * TILE, by_width + (step * many + skipped) * 2 * TILE, many - skipped,
-                                  sums + (panel * room.steps + step) * SIDE * SIDE, true, [](int64_t) {});
+                                  sums + (panel * room.steps + step) * SIDE * SIDE, true);
                     };
                     add(room.share_turned, room.d_said_by_width, room.d_value);
                     add(room.d_score_turned, room.query_by_width, room.d_key);

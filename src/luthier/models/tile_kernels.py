@@ -109,7 +109,9 @@ class TileKernels(DecoderKernels):
         super().__init__()
         self._tiles = shared_library.load(NAME, SOURCE, _open)
 
-    def plan(self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float) -> Heads | None:
+    def plan(
+        self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float
+    ) -> Heads | None:
         """See `DecoderKernels.plan`."""
         rows = packing.rows
         if rows is None or not packing.causal or packing.dropout or 0 < window < rows.longest:
@@ -149,7 +151,6 @@ class TileKernels(DecoderKernels):
         self._tiles.luthier_attention_backward(_at(given), byref(rows), byref(attention), *places, _threads())
         return d_given
 
-
     def gelu(self, x: Tensor) -> Tensor:
         """The smooth unit of encoders (Hendrycks & Gimpel 2016), # (tokens, inner)"""
         said = torch.empty_like(x)
@@ -162,7 +163,9 @@ class TileKernels(DecoderKernels):
         self._tiles.luthier_gelu_backward(_at(x), _at(d_said), _at(said), _at(d_x), x.numel(), _threads())
         return said, d_x
 
-    def add_norm(self, x: Tensor, rest: Tensor, drops: Drops | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def add_norm(
+        self, x: Tensor, rest: Tensor, drops: Drops | None, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer norm (Ba et al. 2016) of a sum, of which dropout has left a part.
 
         Args:
@@ -181,7 +184,9 @@ class TileKernels(DecoderKernels):
         self._tiles.luthier_add_norm(_at(x), _at(rest), *places, *x.shape, _threads())
         return total, said, factors
 
-    def add_norm_backward(self, d_said: Tensor, total: Tensor, factors: Tensor, drops: Drops | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def add_norm_backward(
+        self, d_said: Tensor, total: Tensor, factors: Tensor, drops: Drops | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The gradients of what dropout acted on in `add_norm` and of what was added, each # (tokens, width)
 
         Args:

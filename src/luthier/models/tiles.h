@@ -4,16 +4,12 @@
 // neighbours along the sum lie in one word. Each sum is taken in the order of its terms: on any number of threads the same bits.
 #pragma once
 #include "bf16.h"
+#include <cstdlib>
 #include <memory>
-#include <omp.h>
-#include <vector>
 
-static const int64_t SIDE = 32;            // rows and columns of the product that are summed at once
-static const int64_t STEP = 32;            // terms that an instruction adds
-static const int64_t TILE = 16 * STEP;     // numbers of a tile
-static const int64_t DEPTH = 288;          // terms that are added before the next columns: as many as a first-level cache holds of them
-static const int64_t NEAR = 256 * 1024;    // numbers of the left factor that stay in a second-level cache
-static const int64_t WIDE = 2048;          // columns that are put in order at once
+static const int64_t SIDE = 32;         // rows and columns of the product that are summed at once
+static const int64_t STEP = 32;         // terms that an instruction adds
+static const int64_t TILE = 16 * STEP;  // numbers of a tile
 
 static inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -118,10 +114,8 @@ static inline void order_right(const Matrix& m, int64_t column, int64_t columns,
     put(high, to + TILE);
 }
 
-// 32 × 32 sums over so many steps; tiles of the right factor lie in pairs, those of the left one `next` numbers apart, its 16 lower rows `low` further. While the tiles are added,
-// `meanwhile` is called for each step: the units for vectors have nothing else to do.
-template <class Meanwhile>
-static inline void sum_tiles(const Half* left, int64_t low, int64_t stride, int64_t next, const Half* right, int64_t steps, float* sums, bool more, Meanwhile meanwhile) {
+// 32 × 32 sums over so many steps; tiles of the right factor lie in pairs, those of the left one `next` numbers apart, its 16 lower rows `low` further.
+static inline void sum_tiles(const Half* left, int64_t low, int64_t stride, int64_t next, const Half* right, int64_t steps, float* sums, bool more) {
     if (more) { _tile_loadd(0, sums, 128); _tile_loadd(1, sums + 16, 128); _tile_loadd(2, sums + 16 * SIDE, 128); _tile_loadd(3, sums + 16 * SIDE + 16, 128); }
     else { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
     for (int64_t k = 0; k < steps; k++) {
@@ -133,89 +127,6 @@ static inline void sum_tiles(const Half* left, int64_t low, int64_t stride, int6
         _tile_loadd(5, left + low + k * next, 2 * stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
-        meanwhile(k);
     }
     _tile_stored(0, sums, 128); _tile_stored(1, sums + 16, 128); _tile_stored(2, sums + 16 * SIDE, 128); _tile_stored(3, sums + 16 * SIDE + 16, 128);
-}
-
-// One product of those that are added up: left (rows, terms) × right (terms, columns), the right one as (columns, terms); `output`: 0, or 1 where there are two
-struct Term { Matrix left, right; int64_t terms; int output; };
-
-static const int MOST = 4;  // terms
-
-// Products of one shape: finish(row, column, columns, sums, other sums) is called for each row of 32 columns, with the sums of each output.
-template <int OUTPUTS, class Finish>
-static void multiply_tiles(const Term* given, int count, int64_t rows, int64_t columns, int threads, Finish finish) {
-    static thread_local Room<Half> left_room, right_room;
-    int64_t steps[MOST], before[MOST + 1] = {0}, tall = parts(rows, SIDE);
-    bool direct[MOST], packs = rows % SIDE;
-    for (int i = 0; i < count; i++) {
-        steps[i] = parts(given[i].terms, STEP);
-        before[i + 1] = before[i] + steps[i];
-        direct[i] = !given[i].left.turned && given[i].terms % STEP == 0;
-        packs = packs || !direct[i];
-    }
-    int64_t all = before[count], strip = std::min(parts(columns, SIDE) * SIDE, WIDE / OUTPUTS);
-    int64_t chunk = parts(tall, parts(tall, std::max<int64_t>(4, NEAR / (all * STEP * SIDE))));  // blocks of 32 rows
-    Half *right = right_room.of(strip * all * STEP), *left = packs ? left_room.of(tall * SIDE * all * STEP) : nullptr;
-    auto aside = [&](int i, int64_t block) { return !direct[i] || (block + 1) * SIDE > rows; };
-    #pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        static thread_local Room<float> sums_room;
-        const int64_t area = SIDE * SIDE;
-        float* sums = sums_room.of(OUTPUTS * chunk * area);
-        open_tiles();
-        if (packs)
-            for (int i = 0; i < count; i++) {
-                #pragma omp for schedule(dynamic, 1) nowait
-                for (int64_t block = direct[i] ? tall - 1 : 0; block < tall; block++)
-                    if (aside(i, block))
-                        for (int64_t k = 0; k < steps[i]; k++) order_left(given[i].left, block * SIDE, rows, k * STEP, given[i].terms, left + (block * all + before[i] + k) * 2 * TILE);
-            }
-        for (int64_t from = 0; from < columns; from += strip) {
-            int64_t panels = parts(std::min(strip, columns - from), SIDE);
-            #pragma omp for schedule(dynamic, 1)
-            for (int64_t panel = 0; panel < panels; panel++)
-                for (int i = 0; i < count; i++)
-                    for (int64_t k = 0; k < steps[i]; k++)
-                        order_right(given[i].right, from + panel * SIDE, columns, k * STEP, given[i].terms, right + (panel * all + before[i] + k) * 2 * TILE);
-            #pragma omp for schedule(dynamic, 1)
-            for (int64_t task = 0; task < parts(tall, chunk) * panels; task++) {
-                int64_t first = task / panels * chunk, end = std::min(first + chunk, tall), panel = task % panels, column = from + panel * SIDE, width = std::min(SIDE, columns - column);
-                int64_t waiting = 0, until = 0;  // rows that are summed and not finished
-                auto finish_row = [&](int64_t row) { finish(row, column, width, sums + (row - first * SIDE) * SIDE, sums + ((OUTPUTS - 1) * chunk + first) * area + (row - 2 * first * SIDE) * SIDE); };
-                bool begun[2] = {false, false};
-                for (int i = 0; i < count; i++)
-                    for (int64_t k = 0; k < steps[i]; k += DEPTH / STEP) {
-                        int64_t now = std::min(DEPTH / STEP, steps[i] - k);
-                        bool last = i == count - 1 && k + now == steps[i];
-                        const Half* b = right + (panel * all + before[i] + k) * 2 * TILE;
-                        for (int64_t block = first; block < end; block++) {
-                            bool packed = aside(i, block);
-                            const Half* a = packed ? left + (block * all + before[i] + k) * 2 * TILE : given[i].left.at + block * SIDE * given[i].left.stride + k * STEP;
-                            int64_t stride = packed ? STEP : given[i].left.stride, next = packed ? 2 * TILE : STEP, low = packed ? TILE : 16 * stride;
-                            float* into = sums + (given[i].output * chunk + block - first) * area;
-                            sum_tiles(a, low, stride, next, b, now, into, begun[given[i].output], [&](int64_t k) {
-                                for (int64_t row = std::min(waiting + parts(SIDE, now), until); waiting < row; waiting++) finish_row(waiting);
-                            });
-                            if (last) {
-                                while (waiting < until) finish_row(waiting++);
-                                waiting = block * SIDE;
-                                until = std::min(waiting + SIDE, rows);
-                            }
-                        }
-                        begun[given[i].output] = true;
-                    }
-                while (waiting < until) finish_row(waiting++);
-            }
-        }
-        _tile_release();
-    }
-}
-
-// 32 sums as halves; `place` may be followed by fewer numbers
-static inline void write_row(Half* place, const float* sums, int64_t count) {
-    __m512bh halves = _mm512_cvtne2ps_pbh(_mm512_load_ps(sums + 16), _mm512_load_ps(sums));
-    if (count == SIDE) _mm512_storeu_si512(place, (__m512i)halves);
-    else _mm512_mask_storeu_epi16(place, (1u << count) - 1, (__m512i)halves);
 }
