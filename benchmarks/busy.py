@@ -46,7 +46,7 @@ if threads:
 dataset = load_dataset(Data(path=data))
 base = resolve(base)
 experiment, _ = choose(dataset, base, 1)
-experiment = decide_device_fields(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000))
+experiment = decide_device_fields(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000), base)
 work = steps(assemble(experiment, base, load_tokenizer(base), dataset.records))
 print(json.dumps({"dtype": experiment.training.dtype, "threads": torch.get_num_threads()}), flush=True)
 for line in sys.stdin:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
+from luthier.models import decoder_kernels, shared_library
 from luthier.models.decoder_kernels import DecoderKernels, Heads
 from luthier.models.dropout import columns, least_kept, scale_kept
 from luthier.models.packing import Packing, RowPlaces
@@ -213,6 +213,17 @@ class TileKernels(DecoderKernels):
         sums = torch.empty(values.shape[1])
         self._tiles.luthier_column_sums(_at(values), values.stride(0), _at(sums), *values.shape, _threads())
         return sums
+
+
+def are_faster() -> bool:
+    """Whether the processor has matrix tiles, and code for them is there; it is compiled first where it is not kept, in some seconds."""
+    return torch.cpu._is_amx_tile_supported() and all(
+        shared_library.can_be_had(name, source) for name, source in ((NAME, SOURCE), (decoder_kernels.NAME, decoder_kernels.SOURCE))
+    )
+
+
+OWN = shared_library.OwnKernels("bfloat16", are_faster)
+"""An encoder from scratch."""
 
 
 _at = Tensor.data_ptr

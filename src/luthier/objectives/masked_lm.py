@@ -21,6 +21,9 @@ from luthier.objectives.objective import BaseObjective
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from luthier.models.base import Base
+    from luthier.models.shared_library import OwnKernels
+
 DRAWS = 1 << 20
 HIDDEN, RANDOM = 0.8, 0.9
 """Of the tokens that are guessed, up to these shares: hidden behind the mask token; replaced by any token; the rest stay as they are."""
@@ -57,6 +60,12 @@ class MaskedLm(Component):
             if isinstance(value, dict) and "layers" in value
             else value
         )
+
+    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+        """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
+        from luthier.models import tile_kernels
+
+        return tile_kernels.OWN if base is None else None
 
     @property
     def wide(self) -> int:
