@@ -16,6 +16,7 @@ from statistics import mean
 import luthier
 from classify_speed import figures
 from luthier.app.reporters import Lines
+from luthier.experiment import Experiment
 
 TRAINERS = """
 import sys, tempfile, torch
@@ -58,15 +59,16 @@ if __name__ == "__main__":
             else luthier.run(given.data / "sst2", seed=seed, out=place, set=chosen, reporter=Lines())
         )
         assert run.verdict is not None
+        experiment = Experiment.load(place / "experiment.yaml")
         kept = folder / "trainer.json"
         if not kept.exists():
-            kept.write_text(json.dumps(figures(sys.executable, TRAINERS, given.data, given.epochs, seed, run.experiment.optimizer.lr)[0]))
+            kept.write_text(json.dumps(figures(sys.executable, TRAINERS, given.data, given.epochs, seed, experiment.optimizer.lr)[0]))
         rows.append(
             {
                 "seed": seed,
                 "luthier": run.verdict["test"]["value"],
                 "trainer": json.loads(kept.read_text()),
-                "kernels": run.experiment.training.kernels,
+                "kernels": experiment.training.kernels,
             }
         )
         print(json.dumps(rows[-1]), flush=True)

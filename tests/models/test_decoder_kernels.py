@@ -218,3 +218,25 @@ def test_plain_kernels_do_not_go_through_whole_blocks(bases, monkeypatch: pytest
     monkeypatch.setattr(fused_block._Block, "forward", None)
     model.use(Plain(torch.float32))
     gradients(model.train(), batch_of((5, 9), model.network.config.vocab_size))
+
+
+def test_blocks_with_another_activation_or_with_somebody_who_listens_go_their_own_way(bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[int] = []
+    own = DecoderKernels.attention
+    monkeypatch.setattr(DecoderKernels, "attention", lambda self, given, heads: went.append(1) or own(self, given, heads))
+    model = load_generator(bases("llama"), 0.0)
+    model.network.bfloat16()
+    model.use(DecoderKernels())
+    batch = batch_of((5, 9), model.network.config.vocab_size)
+    handle = model.blocks[0].get_submodule("self_attn").register_forward_hook(lambda *_: None)
+    gradients(model.train(), batch)
+    assert len(went) == len(model.blocks) - 1
+    handle.remove()
+    other: Any = load_generator(bases("llama"), 0.0)
+    for block in other.blocks:
+        block.mlp.config.hidden_act = "gelu"
+    other.network.bfloat16()
+    other.use(DecoderKernels())
+    went.clear()
+    gradients(other.train(), batch)
+    assert not went

@@ -129,7 +129,7 @@ def test_sum_and_norm_are_torchs_and_so_are_their_gradients(drops: bool) -> None
         assert float((own.float() - leaf.grad).norm()) < 1e-2 * float(leaf.grad.norm())
 
 
-def test_the_smooth_unit_is_torchs_and_so_is_its_gradient() -> None:
+def test_gelu_is_torchs_and_so_is_its_gradient() -> None:
     x = torch.linspace(-9, 9, 4001).view(1, -1).bfloat16()
     d_said = draw(1, 4001).bfloat16()
     precise = x.float().requires_grad_()
@@ -163,21 +163,47 @@ def test_a_wrong_mask_on_the_way_back_is_noticed(bases, monkeypatch: pytest.Monk
     assert distance(gradients(model, LENGTHS["short"]), precise) > 3 * distance(plain, precise)
 
 
-def test_another_unit_is_not_known(bases) -> None:
+def test_another_activation_is_not_known(bases) -> None:
     block: Any = load_classifier(bases("bert"), ["a", "b"], "mean", 0.0, seed=0).blocks[0]
     assert encoder_block.knows(block)
-    block.intermediate.intermediate_act_fn = nn.ReLU()
-    assert not encoder_block.knows(block)
+    for other in (nn.ReLU(), nn.GELU("tanh")):
+        block.intermediate.intermediate_act_fn = other
+        assert not encoder_block.knows(block)
 
 
-def test_where_somebody_listens_to_a_layer_the_block_goes_its_own_way(bases) -> None:
+@pytest.mark.parametrize("part", ["attention", "attention.self.query", "output.LayerNorm"])
+def test_where_somebody_listens_to_a_part_the_block_goes_its_own_way(bases, part: str) -> None:
     model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.1, seed=0)
     model.network.bfloat16()
     model.use(TileKernels())
     heard: list[int] = []
-    block: Any = model.blocks[1]
-    handle = block.attention.self.query.register_forward_hook(lambda *_: heard.append(1))
+    handle = model.blocks[1].get_submodule(part).register_forward_hook(lambda *_: heard.append(1))
     gradients(model.train(), (5, 9))
     handle.remove()
     gradients(model, (5, 9))
     assert heard == [1]
+
+
+def test_states_that_lie_the_other_way_are_read_as_they_are_meant(bases) -> None:
+    model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.0, seed=0)
+    model.network.bfloat16()
+    model.use(TileKernels())
+    expected = gradients(model.train(), (5, 9))
+    model.blocks[0].register_forward_pre_hook(lambda _, given: (given[0].transpose(1, 2).contiguous().transpose(1, 2), *given[1:]))
+    found = gradients(model, (5, 9))
+    assert all(torch.equal(found[name], each) for name, each in expected.items())
+
+
+def test_parts_in_eval_mode_drop_nothing(bases) -> None:
+    model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.3, seed=0)
+    model.network.bfloat16()
+    model.use(TileKernels())
+    dropped = gradients(model.train(), (5, 9))
+    for block in model.blocks:
+        for part in block.children():
+            part.eval()
+    still = gradients(model, (5, 9))
+    whole = load_classifier(bases("bert"), ["a", "b"], "mean", 0.3, seed=0).eval()
+    precise = gradients(whole, (5, 9))
+    name = "bert.encoder.layer.2.output.dense.weight"
+    assert float((still[name] - dropped[name]).norm()) > 0.1 * float(precise[name].norm())

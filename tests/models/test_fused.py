@@ -104,3 +104,20 @@ def test_a_wrong_norm_is_noticed(bases) -> None:
     _, found = gradients(model, batch)
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-4 * float(expected[name].abs().max()))
+
+
+def test_a_decoder_with_another_activation_keeps_it(bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_generator(bases("llama"), 0.0)
+    for block in model.blocks:
+        feed: Any = block.mlp
+        feed.act_fn, feed.config.hidden_act = nn.GELU(), "gelu"
+    batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)
+    own = nn.GELU.forward
+    model.network.bfloat16()
+    _, expected = gradients(model.train(), batch)
+    went: list[int] = []
+    monkeypatch.setattr(nn.GELU, "forward", lambda self, x: went.append(1) or own(self, x))
+    model.use(Plain(torch.bfloat16))
+    _, found = gradients(model, batch)
+    assert len(went) == len(model.blocks)
+    assert found.keys() == expected.keys()

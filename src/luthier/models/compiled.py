@@ -40,7 +40,7 @@ def are_kept() -> bool:
 
 def can_be_had() -> bool:
     """Whether there is code for this processor; it is compiled first where it is not kept, in some seconds."""
-    return all(shared_library.can_be_had(each.NAME, each.SOURCE) for each in _parts())
+    return tile_kernels.can_be_had() if torch.cpu._is_amx_tile_supported() else decoder_kernels.can_be_had()
 
 
 def load() -> DecoderKernels:

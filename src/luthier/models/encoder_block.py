@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from luthier.models.dropout import Dropout, head_keys, site_key
-from luthier.models.fused_layer import PARTS, layers_of, open_layer
+from luthier.models.fused_layer import PARTS, is_listened_to, layers_of, open_layer
 from luthier.models.packing import Packing
 from luthier.models.tile_kernels import Drops, TileHeads, TileKernels
 
@@ -51,6 +52,7 @@ class _EncoderBlock(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *more = ctx.saved_tensors
         thin, tensors = more[:6], more[6:]
@@ -113,7 +115,7 @@ def knows(block: Any) -> bool:
     if type(block).__name__ not in BLOCKS or block.is_decoder or block.add_cross_attention or block.chunk_size_feed_forward:
         return False
     act = block.intermediate.intermediate_act_fn
-    return isinstance(act, nn.GELU) or type(act).__name__ == "GELUActivation"
+    return (isinstance(act, nn.GELU) and act.approximate == "none") or type(act).__name__ == "GELUActivation"
 
 
 def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_states: Tensor, *more: Any, **keywords: Any) -> Any:
@@ -137,6 +139,7 @@ def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_stat
         or packing.causal
         or len(layers) < len(modules)
         or any(type(norm) is not nn.LayerNorm for norm in norms)
+        or is_listened_to(self)
     ):
         return own(hidden_states, *more, **keywords)
     drops = [_drops(each.dropout, hidden_states) for each in (self.attention.output, self.output)]
@@ -146,7 +149,7 @@ def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_stat
     ]
     plan = _heads(attention, packing)
     states: Any = _EncoderBlock.apply(
-        hidden_states[0], plan, drops, [norm.eps for norm in norms], [layer.scale for layer in layers], kernels, *tensors
+        hidden_states[0].contiguous(), plan, drops, [norm.eps for norm in norms], [layer.scale for layer in layers], kernels, *tensors
     )
     return states[None]
 
@@ -156,7 +159,7 @@ def _heads(attention: Any, packing: Packing) -> TileHeads:
     rows, heads, nothing = packing.rows, attention.num_attention_heads, torch.empty(0)
     assert rows is not None
     drops = keys = None
-    if packing.dropout:
+    if packing.dropout and attention.training:
         tokens = packing.dropout_keys.tokens
         assert tokens is not None, "dropout needs keys"
         drops, keys = Drops(tokens ^ site_key(f"attention {attention.luthier_site}"), rows.longest, packing.dropout), head_keys(heads)
@@ -168,6 +171,6 @@ def _heads(attention: Any, packing: Packing) -> TileHeads:
 def _drops(layer: Any, values: Tensor) -> Drops | None:
     """What a dropout layer does to these values; None where it does nothing."""
     assert isinstance(layer, Dropout)
-    if not layer.p:
+    if not layer.p or not layer.training:
         return None
     return Drops(layer.dropout_keys.of(values, layer.stream) ^ layer.site, values.shape[-1], layer.p)

@@ -1,4 +1,4 @@
-// What an encoder's block computes between its products, in bf16: dropout, sum and layer norm in one pass, and the smooth unit. models/tile_kernels.cpp includes it.
+// What an encoder's block computes between its products, in bf16: dropout, sum and layer norm in one pass, and GELU. models/tile_kernels.cpp includes it.
 #pragma once
 #include "keyed_dropout.h"
 
@@ -12,7 +12,7 @@ static inline Floats erf_from(Floats x, Floats power) {
     return 1.0f - p * t * power;
 }
 
-// The share of a number that the unit lets through (Hendrycks & Gimpel 2016: the normal distribution's), and its density
+// The share of a number that GELU lets through (Hendrycks & Gimpel 2016): the normal distribution at it, and its density there
 static inline void normal_at(Floats x, Floats& share, Floats& density) {
     Floats power = exponential_or_nan(x * x * -0.5f), half = erf_from((Floats)_mm512_abs_ps((__m512)x) * 0.70710678f, power) * 0.5f;
     share = 0.5f + (Floats)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ), (__m512)half, (__m512)(-half));

@@ -163,7 +163,7 @@ def fuse(network: Any, kernels: Kernels) -> int:
             _instead(module, kernels.dtype, _feed, kernels)
         elif name in ATTENTIONS and kernels.fits(module.head_dim):
             _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
-        elif name in BLOCKS and isinstance(kernels, DecoderKernels):
+        elif name in BLOCKS and isinstance(kernels, DecoderKernels) and module.mlp.config.hidden_act == "silu":
             norms = (module.input_layernorm, module.post_attention_layernorm)
             _instead(module, kernels.dtype, forward_block, kernels, tuple(torch.tensor(norm.variance_epsilon) for norm in norms))
         elif encoder_block.knows(module) and isinstance(kernels, TileKernels):

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from luthier.models.decoder_kernels import DecoderKernels, Heads
-from luthier.models.fused_layer import PARTS, layers_of, open_layer
+from luthier.models.fused_layer import PARTS, is_listened_to, layers_of, open_layer
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""
@@ -56,6 +57,7 @@ class _Block(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, first_factor, projected, said, total, middle, second_factor, bent, rest, read, normed, first, second, *more = ctx.saved_tensors
         eps, thin, tensors = more[:2], more[2:9], more[9:]
@@ -116,7 +118,7 @@ def forward_block(
     attention, feed, packing = self.self_attn, self.mlp, keywords.get("packing")
     modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, feed.gate_proj, feed.up_proj, feed.down_proj)
     layers = [open_layer(module, which < 3) for which, module in enumerate(modules)]
-    if packing is None or any(layer is None for layer in layers):
+    if packing is None or any(layer is None for layer in layers) or is_listened_to(self):
         return own(hidden_states, **keywords)
     cos, sin = (table[0] for table in keywords["position_embeddings"])
     heads = [len(layer.weight) // attention.head_dim for layer in layers[:2] if layer is not None]
@@ -126,7 +128,7 @@ def forward_block(
     known = [layer for layer in layers if layer is not None]
     tensors = [tensor for layer in known for tensor in layer.tensors]
     norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
-    states: Any = _Block.apply(hidden_states[0], plan, kernels, eps, tuple(layer.scale for layer in known), *norms, *tensors)
+    states: Any = _Block.apply(hidden_states[0].contiguous(), plan, kernels, eps, tuple(layer.scale for layer in known), *norms, *tensors)
     return states[None]
 
 

@@ -209,7 +209,7 @@ def pack(
         lengths: tokens of each row, in stream order, # (rows,)
         causal: whether a token sees only those before it.
         dropout_keys: the keys for attention's dropout.
-        dropout: its probability; 0 in eval mode.
+        dropout: its probability; it acts in train mode alone.
         dtype: of the scores.
         shared_prefix: how the stream differs from the rows laid end to end.
     """

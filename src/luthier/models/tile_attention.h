@@ -10,7 +10,7 @@ struct Rows {
     const int64_t* starts;    // where each row's tokens begin among those of all rows, and the last one's end, (rows + 1)
     const int64_t* before;    // of each row, the tokens before the first one that asks, (rows)
     const int64_t* places;    // where each of these tokens lies in the stream
-    const int64_t* meetings;  // of each token of the stream, where what looks at it begins in `met`, (tokens + 1)
+    const int64_t* meetings;  // of each token of the stream, where the rows' tokens at its place begin in `met`, (tokens + 1): rows of a compressed sparse matrix
     const int64_t* met;       // the rows' tokens, those at the same place of the stream behind each other
     int64_t rows, tokens;
 };
@@ -18,8 +18,8 @@ struct Rows {
 // queries, keys and values of a token lie one behind the other
 struct Attention {
     int64_t heads, key_heads, width, causal;
-    const Half *cos, *sin;  // of each token of the stream, (tokens, width), or none
-    float scale;
+    const Half *cos, *sin;     // of each token of the stream, (tokens, width), or none
+    float scale;               // of the scores
     KeyedDropout drops;        // the keys are those of the stream's tokens
     const int32_t* head_keys;  // of each head
 };
@@ -34,10 +34,15 @@ static inline Floats chosen(Floats floats, __mmask16 seen) { return (Floats)_mm5
 // What a thread needs of a row and a head, filled up with zeros to whole tiles
 struct HeadRoom {
     Room<Half> rooms[12];
-    Room<float> floats[6];
-    int64_t length, blocks, width, wide, steps;  // tokens; blocks of 32; numbers of a head; the same in whole blocks; blocks of those
-    Half *query, *key, *value, *d_said, *by_key, *by_value, *key_by_width, *value_by_width, *query_by_width, *d_said_by_width, *share, *d_score, *share_turned, *d_score_turned;
-    float *score, *d_share, *d_key, *d_value, *out, *dots;
+    Room<float> floats[5];
+    int64_t blocks;  // of 32 tokens
+    int64_t wide;    // numbers of a head, in whole blocks of 32
+    int64_t steps;   // such blocks
+    Half *query, *key, *value, *d_said;                                         // (tokens, wide)
+    Half *by_key, *by_value, *key_by_width, *query_by_width, *d_said_by_width;  // in the order of a right factor: what the sum runs over is named last
+    Half *share, *d_score;                                                      // the probabilities, and the gradient of the scores, of 32 queries, (32, tokens)
+    Half *share_turned, *d_score_turned;                                        // their transposes in the order of a left factor, of ASKING blocks of queries
+    float *score, *d_share, *d_key, *d_value, *out;                             // sums
 };
 
 static const int64_t ASKING = 8;  // blocks of queries whose gradients at keys and values are added at once
@@ -87,13 +92,12 @@ static inline void sum_rows(const Half* left, int64_t stride, const Half* right,
 
 static inline HeadRoom& open_head(int64_t length, int64_t width, bool backward) {
     static thread_local HeadRoom room;
-    room.length = length; room.width = width;
     room.blocks = parts(length, SIDE); room.steps = parts(width, STEP); room.wide = room.steps * STEP;
     int64_t area = room.blocks * SIDE * room.wide, line = SIDE * room.blocks * SIDE, turned = ASKING * line;
     room.key = room.rooms[0].of(area); room.value = room.rooms[1].of(area);
     room.by_key = room.rooms[2].of(area); room.by_value = room.rooms[3].of(area);
     room.query = room.rooms[4].of(ASKING * SIDE * room.wide); room.share = room.rooms[5].of(line);
-    room.score = room.floats[0].of(line); room.out = room.floats[1].of(SIDE * SIDE); room.dots = room.floats[5].of(SIDE);
+    room.score = room.floats[0].of(line); room.out = room.floats[1].of(SIDE * SIDE);
     if (!backward) return room;
     room.key_by_width = room.rooms[6].of(area); room.d_score = room.rooms[7].of(line);
     room.d_said = room.rooms[8].of(ASKING * SIDE * room.wide);
@@ -115,18 +119,18 @@ static inline __mmask16 seen_until(int64_t column, int64_t last) {
     return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1;
 }
 
-static void attend_row(const Half* given, const Rows& rows, const Attention& of, int64_t row, int64_t kept, Half* said, float* total) {
+static void attend_row(const Half* given, const Rows& rows, const Attention& of, int64_t row, int64_t key_head, Half* said, float* total) {
     int64_t first = rows.starts[row], length = rows.starts[row + 1] - first, before = rows.before[row], width = of.width, shared = of.heads / of.key_heads;
     int64_t stride = (of.heads + 2 * of.key_heads) * width;
     const int64_t* places = rows.places + first;
     if (before >= length) return;
     HeadRoom& room = open_head(length, width, false);
     int64_t filled = room.blocks * SIDE, wide = room.wide;
-    take_tokens(given + (of.heads + kept) * width, stride, places, length, filled, of, true, 1.0f, wide, room.key);
-    take_tokens(given + (of.heads + of.key_heads + kept) * width, stride, places, length, filled, of, false, 1.0f, wide, room.value);
+    take_tokens(given + (of.heads + key_head) * width, stride, places, length, filled, of, true, 1.0f, wide, room.key);
+    take_tokens(given + (of.heads + of.key_heads + key_head) * width, stride, places, length, filled, of, false, 1.0f, wide, room.value);
     order_all({room.key, wide, false}, filled, wide, room.by_key);      // (keys, width)
     order_all({room.value, wide, true}, wide, filled, room.by_value);   // (width, values)
-    for (int64_t head = kept * shared; head < (kept + 1) * shared; head++)
+    for (int64_t head = key_head * shared; head < (key_head + 1) * shared; head++)
         for (int64_t start = before; start < length; start += SIDE) {
             int64_t end = std::min(start + SIDE, length), panels = of.causal ? parts(end, SIDE) : room.blocks;
             take_tokens(given + head * width, stride, places + start, end - start, SIDE, of, true, of.scale, wide, room.query);
@@ -145,11 +149,11 @@ static void attend_row(const Half* given, const Rows& rows, const Attention& of,
                 float largest = largest_of(most);
                 int32_t key = of.drops.keys ? key_of(of, places[start + asks], head) : 0;
                 for (int64_t panel = 0; panel < panels; panel++) {
-                    __mmask32 kept_here = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
+                    __mmask32 left = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
                     for (int64_t i = 0; i < SIDE; i += LANES) {
                         Floats p = chosen(exponential_or_nan(load(room.score + (panel * SIDE + asks) * SIDE + i) - largest), seen_until(panel * SIDE + i, last));
                         sum += p;
-                        write(share + panel * SIDE + i, chosen(p, (__mmask16)(kept_here >> i)));
+                        write(share + panel * SIDE + i, chosen(p, (__mmask16)(left >> i)));
                     }
                 }
                 float all = sum_of(sum);
@@ -167,26 +171,26 @@ static void attend_row(const Half* given, const Rows& rows, const Attention& of,
 }
 
 // d_keys: of the rows' tokens, of each key head, the gradients of key and value, (tokens, key heads, 2, width)
-static void attend_row_backward(const Half* given, const Rows& rows, const Attention& of, int64_t row, int64_t kept, const Half* said, const float* total, const Half* d_said, Half* d_given,
+static void attend_row_backward(const Half* given, const Rows& rows, const Attention& of, int64_t row, int64_t key_head, const Half* said, const float* total, const Half* d_said, Half* d_given,
                                 float* d_keys) {
     int64_t first = rows.starts[row], length = rows.starts[row + 1] - first, before = rows.before[row], width = of.width, shared = of.heads / of.key_heads;
     int64_t stride = (of.heads + 2 * of.key_heads) * width;
     const int64_t* places = rows.places + first;
-    float* d_kept = d_keys + (first * of.key_heads + kept) * 2 * width;
+    float* d_key_head = d_keys + (first * of.key_heads + key_head) * 2 * width;
     if (before >= length) {
-        for (int64_t token = 0; token < length; token++) std::memset(d_kept + token * of.key_heads * 2 * width, 0, 8 * width);
+        for (int64_t token = 0; token < length; token++) std::memset(d_key_head + token * of.key_heads * 2 * width, 0, 8 * width);
         return;
     }
     HeadRoom& room = open_head(length, width, true);
     int64_t filled = room.blocks * SIDE, wide = room.wide;
-    take_tokens(given + (of.heads + kept) * width, stride, places, length, filled, of, true, 1.0f, wide, room.key);
-    take_tokens(given + (of.heads + of.key_heads + kept) * width, stride, places, length, filled, of, false, 1.0f, wide, room.value);
+    take_tokens(given + (of.heads + key_head) * width, stride, places, length, filled, of, true, 1.0f, wide, room.key);
+    take_tokens(given + (of.heads + of.key_heads + key_head) * width, stride, places, length, filled, of, false, 1.0f, wide, room.value);
     order_all({room.key, wide, false}, filled, wide, room.by_key);
     order_all({room.value, wide, false}, filled, wide, room.by_value);
     order_all({room.key, wide, true}, wide, filled, room.key_by_width);
     std::memset(room.d_key, 0, 4 * filled * wide);
     std::memset(room.d_value, 0, 4 * filled * wide);
-    for (int64_t head = kept * shared; head < (kept + 1) * shared; head++)
+    for (int64_t head = key_head * shared; head < (key_head + 1) * shared; head++)
         for (int64_t from = before; from < length; from += ASKING * SIDE) {
             int64_t until = std::min(from + ASKING * SIDE, length), many = parts(until - from, SIDE), all_panels = of.causal ? parts(until, SIDE) : room.blocks;
             take_tokens(given + head * width, stride, places + from, until - from, many * SIDE, of, true, of.scale, wide, room.query);
@@ -207,12 +211,12 @@ static void attend_row_backward(const Half* given, const Rows& rows, const Atten
                     float pulled = sum_of(products), all = total[place * of.heads + head];
                     int32_t key = of.drops.keys ? key_of(of, place, head) : 0;
                     for (int64_t panel = 0; panel < panels; panel++) {
-                        __mmask32 kept_here = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
+                        __mmask32 left = of.drops.keys ? kept_by(of.drops, key, panel * SIDE) : ~0u;
                         for (int64_t i = 0; i < SIDE; i += LANES) {
                             int64_t at_sum = (panel * SIDE + asks) * SIDE + i;
                             Floats p = chosen(exponential_or_nan(load(room.score + at_sum) - all), seen_until(panel * SIDE + i, last));
                             Floats d = load(room.d_share + at_sum), used = p;
-                            if (of.drops.keys) { d = chosen(d * of.drops.factor, (__mmask16)(kept_here >> i)); used = chosen(p * of.drops.factor, (__mmask16)(kept_here >> i)); }
+                            if (of.drops.keys) { d = chosen(d * of.drops.factor, (__mmask16)(left >> i)); used = chosen(p * of.drops.factor, (__mmask16)(left >> i)); }
                             write(share + panel * SIDE + i, used);
                             write(d_score + panel * SIDE + i, p * (d - pulled));
                         }
@@ -245,6 +249,6 @@ static void attend_row_backward(const Half* given, const Rows& rows, const Atten
     for (int64_t token = 0; token < length; token++)
         for (int which = 0; which < 2; which++)
             for (int64_t step = 0; step < room.steps; step++)
-                std::memcpy(d_kept + token * of.key_heads * 2 * width + which * width + step * SIDE,
+                std::memcpy(d_key_head + token * of.key_heads * 2 * width + which * width + step * SIDE,
                             (which ? room.d_value : room.d_key) + ((token / SIDE * room.steps + step) * SIDE + token % SIDE) * SIDE, 4 * std::min(SIDE, width - step * SIDE));
 }

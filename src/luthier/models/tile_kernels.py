@@ -1,4 +1,4 @@
-"""What a decoder computes besides its large products on a processor with matrix tiles, in compiled code (tile_kernels.cpp): attention within rows of any length, also of rows that share a prefix."""
+"""What blocks of decoders and encoders compute besides their large products on a processor with matrix tiles, in compiled code (tile_kernels.cpp): attention within rows of any length, also of rows that share a prefix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import decoder_kernels, shared_library
+from luthier.core.errors import LuthierError
+from luthier.models import shared_library
 from luthier.models.decoder_kernels import DecoderKernels, Heads
 from luthier.models.dropout import columns, least_kept, scale_kept
 from luthier.models.packing import Packing, RowPlaces
@@ -152,7 +153,7 @@ class TileKernels(DecoderKernels):
         return d_given
 
     def gelu(self, x: Tensor) -> Tensor:
-        """The smooth unit of encoders (Hendrycks & Gimpel 2016), # (tokens, inner)"""
+        """GELU (Hendrycks & Gimpel 2016), # (tokens, inner)"""
         said = torch.empty_like(x)
         self._tiles.luthier_gelu(_at(x), _at(said), x.numel(), _threads())
         return said
@@ -215,11 +216,18 @@ class TileKernels(DecoderKernels):
         return sums
 
 
+def can_be_had() -> bool:
+    """Whether this process may use the tiles and there is code for them; it is compiled first where it is not kept, in some seconds."""
+    try:
+        TileKernels()
+    except LuthierError:
+        return False
+    return True
+
+
 def are_faster() -> bool:
-    """Whether the processor has matrix tiles, and code for them is there; it is compiled first where it is not kept, in some seconds."""
-    return torch.cpu._is_amx_tile_supported() and all(
-        shared_library.can_be_had(name, source) for name, source in ((NAME, SOURCE), (decoder_kernels.NAME, decoder_kernels.SOURCE))
-    )
+    """Whether the processor has matrix tiles, and code for them can be had."""
+    return torch.cpu._is_amx_tile_supported() and can_be_had()
 
 
 OWN = shared_library.OwnKernels("bfloat16", are_faster)

@@ -254,7 +254,7 @@ def _in_large_pages(library: Any) -> None:
     what has been written no large page comes.
     """
     start, end = _heap()
-    size = min(HEAP, available_memory() // 2)
+    size = min(HEAP, _free_memory() // 2)
     if not start or end - start >= size or _addresses_are_rationed():
         return
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -288,8 +288,11 @@ def _addresses_are_rationed() -> bool:
 
 def available_memory() -> int:
     """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else _free_memory()
+
+
+def _free_memory() -> int:
+    """Of this machine, without its accelerator."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
