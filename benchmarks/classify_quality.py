@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import luthier
 from classify_speed import figures
@@ -59,7 +60,7 @@ if __name__ == "__main__":
             else luthier.run(given.data / "sst2", seed=seed, out=place, set=chosen, reporter=Lines())
         )
         assert run.verdict is not None
-        experiment = Experiment.load(place / "experiment.yaml")
+        experiment: Any = Experiment.load(place / "experiment.yaml")
         kept = folder / "trainer.json"
         if not kept.exists():
             kept.write_text(json.dumps(figures(sys.executable, TRAINERS, given.data, given.epochs, seed, experiment.optimizer.lr)[0]))

@@ -53,7 +53,7 @@ class _EncoderBlock(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *more = ctx.saved_tensors
         thin, tensors = more[:6], more[6:]
         (heads, drops, scales, kernels), d_output = ctx.given, gradients[0].contiguous()

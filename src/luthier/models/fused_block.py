@@ -58,7 +58,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         x, first_factor, projected, said, total, middle, second_factor, bent, rest, read, normed, first, second, *more = ctx.saved_tensors
         eps, thin, tensors = more[:2], more[2:9], more[9:]
         query, key, value, out, gate, up, down = layers_of(tensors, ctx.scales)
