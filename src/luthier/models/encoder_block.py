@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from luthier.models.dropout import Dropout, head_keys, site_key
-from luthier.models.fused_layer import PARTS, is_listened_to, layers_of, open_layer
+from luthier.models.fused_layer import Layout, is_listened_to, layers_of, layout_of, leave_out, open_layer, spread
 from luthier.models.packing import Packing
 from luthier.models.tile_kernels import Drops, TileHeads, TileKernels
 
@@ -28,12 +28,12 @@ class _EncoderBlock(torch.autograd.Function):
         heads: TileHeads,
         drops: Sequence[Drops | None],
         eps: Sequence[float],
-        scales: Sequence[float],
+        layout: Layout,
         kernels: TileKernels,
         *tensors: Tensor,
     ) -> Tensor:
-        """`tensors`: weight and bias of both norms; four each of queries, keys, values, what attention says, the layer up and the layer down; x: (tokens, width)."""
-        query, key, value, out, up, down = layers_of(tensors[4:], scales)
+        """`tensors`: weight and bias of both norms; those of queries, keys, values, what attention says, the layer up and the layer down, by `layout`; x: (tokens, width)."""
+        query, key, value, out, up, down = layers_of(tensors[4:], layout)
         asking = (query, key, value)
         projected = torch.addmm(torch.cat([_bias(each.bias) for each in asking]), x, torch.cat([each.weight for each in asking]).t())
         thin = [layer.adapt(x, said) for layer, said in zip(asking, projected.split([len(each.weight) for each in asking], 1), strict=True)]
@@ -48,7 +48,7 @@ class _EncoderBlock(torch.autograd.Function):
         thin.append(down.adapt(inner, output))
         second, output, second_factors = kernels.add_norm(output, middle, drops[1], tensors[2], tensors[3], eps[1])
         ctx.save_for_backward(x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *thin, *tensors)
-        ctx.given = heads, drops, scales, kernels
+        ctx.given = heads, drops, layout, kernels
         return output
 
     @staticmethod
@@ -56,10 +56,10 @@ class _EncoderBlock(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *more = ctx.saved_tensors
         thin, tensors = more[:6], more[6:]
-        (heads, drops, scales, kernels), d_output = ctx.given, gradients[0].contiguous()
-        query, key, value, out, up, down = layers_of(tensors[4:], scales)
+        (heads, drops, layout, kernels), d_output = ctx.given, gradients[0].contiguous()
+        query, key, value, out, up, down = layers_of(tensors[4:], layout)
         needs = ctx.needs_input_grad[6:]
-        layers_need = [needs[4 + PARTS * layer : 4 + PARTS * (layer + 1)] for layer in range(6)]
+        layers_need = spread(needs[4:], layout, False)
 
         d_norms = _of_norm(needs[2:4], d_output, second, second_factors, tensors[2], kernels)
         d_down, d_rest = kernels.add_norm_backward(d_output, second, second_factors, drops[1], tensors[2])
@@ -89,7 +89,16 @@ class _EncoderBlock(torch.autograd.Function):
             made = layer.gradients((False, *others), parts[which], x, thin[which], d_thin[which], kernels)
             d_asking += [joined[which] if joined is not None and weight else None, *made[1:]]
         d_attended = out.gradients(layers_need[3], d_out, said, thin[3], thin_out, kernels)
-        return (d_x if ctx.needs_input_grad[0] else None), None, None, None, None, None, *d_norms, *d_asking, *d_attended, *feed
+        return (
+            (d_x if ctx.needs_input_grad[0] else None),
+            None,
+            None,
+            None,
+            None,
+            None,
+            *d_norms,
+            *leave_out([*d_asking, *d_attended, *feed], layout),
+        )
 
 
 def _bias(bias: Tensor | None) -> Tensor:
@@ -143,13 +152,11 @@ def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_stat
     ):
         return own(hidden_states, *more, **keywords)
     drops = [_drops(each.dropout, hidden_states) for each in (self.attention.output, self.output)]
-    tensors = [
-        *(tensor for norm in norms for tensor in (norm.weight, norm.bias)),
-        *(tensor for layer in layers for tensor in layer.tensors),
-    ]
+    layout, tensors = layout_of(layers)
+    weights = [weight for norm in norms for weight in (norm.weight, norm.bias)]
     plan = _heads(attention, packing)
     states: Any = _EncoderBlock.apply(
-        hidden_states[0].contiguous(), plan, drops, [norm.eps for norm in norms], [layer.scale for layer in layers], kernels, *tensors
+        hidden_states[0].contiguous(), plan, drops, [norm.eps for norm in norms], layout, kernels, *weights, *tensors
     )
     return states[None]
 

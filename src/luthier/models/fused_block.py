@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from luthier.models.decoder_kernels import DecoderKernels, Heads
-from luthier.models.fused_layer import PARTS, is_listened_to, layers_of, open_layer
+from luthier.models.fused_layer import Layout, is_listened_to, layers_of, layout_of, leave_out, open_layer, spread
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""
@@ -25,13 +25,13 @@ class _Block(torch.autograd.Function):
         heads: Heads,
         kernels: DecoderKernels,
         eps: tuple[Tensor, Tensor],
-        scales: tuple[float, ...],
+        layout: Layout,
         first: Tensor,
         second: Tensor,
-        *tensors: Tensor | None,
+        *tensors: Tensor,
     ) -> Tensor:
-        """`first`, `second`: weights of the norms; `tensors`: four each of queries, keys, values, what attention says, gate, up, down; x: (tokens, width)."""
-        query, key, value, out, gate, up, down = layers_of(tensors, scales)
+        """`first`, `second`: weights of the norms; `tensors`: those of queries, keys, values, what attention says, gate, up, down, by `layout`; x: (tokens, width)."""
+        query, key, value, out, gate, up, down = layers_of(tensors, layout)
         read, first_factor = kernels.rms_norm(x, first, eps[0])
         asking = (query, key, value)
         projected = read @ torch.cat([each.weight for each in asking]).t()
@@ -53,7 +53,7 @@ class _Block(torch.autograd.Function):
         ctx.save_for_backward(
             x, first_factor, projected, said, total, middle, second_factor, bent, rest, *kept, first, second, *eps, *thin, *tensors
         )
-        ctx.heads, ctx.kernels, ctx.scales = heads, kernels, scales
+        ctx.heads, ctx.kernels, ctx.layout = heads, kernels, layout
         return output
 
     @staticmethod
@@ -61,9 +61,9 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         x, first_factor, projected, said, total, middle, second_factor, bent, rest, read, normed, first, second, *more = ctx.saved_tensors
         eps, thin, tensors = more[:2], more[2:9], more[9:]
-        query, key, value, out, gate, up, down = layers_of(tensors, ctx.scales)
+        query, key, value, out, gate, up, down = layers_of(tensors, ctx.layout)
         needs, kernels, d_output = ctx.needs_input_grad, ctx.kernels, gradients[0].contiguous()
-        tensors_need = [needs[7 + PARTS * layer : 7 + PARTS * (layer + 1)] for layer in range(7)]
+        tensors_need = spread(needs[7:], ctx.layout, False)
         if normed is None:
             normed, _ = kernels.rms_norm(middle, second, eps[1])
 
@@ -99,7 +99,7 @@ class _Block(torch.autograd.Function):
         d_out = out.gradients(tensors_need[3], d_middle, said, thin[3], d_thin_out, kernels)
         d_first = kernels.rms_norm_weight_backward(d_read, x, first_factor).to(first.dtype) if needs[5] else None
         d_x = kernels.rms_norm_backward(d_read, x, first, first_factor, d_middle) if needs[0] else None
-        return d_x, None, None, None, None, d_first, d_second, *d_asking, *d_out, *feed
+        return d_x, None, None, None, None, d_first, d_second, *leave_out([*d_asking, *d_out, *feed], ctx.layout)
 
 
 def forward_block(
@@ -126,9 +126,9 @@ def forward_block(
     if plan is None:
         return own(hidden_states, **keywords)
     known = [layer for layer in layers if layer is not None]
-    tensors = [tensor for layer in known for tensor in layer.tensors]
+    layout, tensors = layout_of(known)
     norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
-    states: Any = _Block.apply(hidden_states[0].contiguous(), plan, kernels, eps, tuple(layer.scale for layer in known), *norms, *tensors)
+    states: Any = _Block.apply(hidden_states[0].contiguous(), plan, kernels, eps, layout, *norms, *tensors)
     return states[None]
 
 

@@ -12,8 +12,6 @@ from luthier.models.decoder_kernels import DecoderKernels
 
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
-PARTS = 4
-"""Tensors of a layer: its weight and bias, and the two matrices of its adapter."""
 
 
 @dataclass
@@ -68,10 +66,32 @@ class FusedLayer:
         return self.weight, self.bias, self.lora_a, self.lora_b
 
 
-def layers_of(tensors: Sequence[Any], scales: Sequence[float]) -> list[FusedLayer]:
+Layout = Sequence[tuple[float, tuple[bool, ...]]]
+"""Of each layer the scale of its adapter, and which of its tensors there are: only those go through autograd, which takes its time for each."""
+
+
+def layout_of(layers: Sequence[FusedLayer]) -> tuple[Layout, list[Tensor]]:
+    """How layers go through autograd, and what of them does."""
+    layout = tuple((layer.scale, tuple(tensor is not None for tensor in layer.tensors)) for layer in layers)
+    return layout, [tensor for layer in layers for tensor in layer.tensors if tensor is not None]
+
+
+def spread(flat: Sequence[Any], layout: Layout, missing: Any) -> list[list[Any]]:
+    """What belongs to the tensors that there are, layer by layer, with something for the others."""
+    each = iter(flat)
+    return [[next(each) if there else missing for there in present] for _, present in layout]
+
+
+def leave_out(all_parts: Sequence[Any], layout: Layout) -> list[Any]:
+    """Of what belongs to each tensor of each layer, what belongs to those that there are."""
+    there = [each for _, present in layout for each in present]
+    return [part for part, wanted in zip(all_parts, there, strict=True) if wanted]
+
+
+def layers_of(tensors: Sequence[Any], layout: Layout) -> list[FusedLayer]:
     """Layers from what went through autograd."""
-    parts = (tensors[PARTS * which : PARTS * (which + 1)] for which in range(len(scales)))
-    return [FusedLayer(weight, bias, lora_a, lora_b, scale) for (weight, bias, lora_a, lora_b), scale in zip(parts, scales, strict=True)]
+    parts = zip(spread(tensors, layout, None), layout, strict=True)
+    return [FusedLayer(weight, bias, lora_a, lora_b, scale) for (weight, bias, lora_a, lora_b), (scale, _) in parts]
 
 
 def open_layer(module: nn.Module, may_be_biased: bool) -> FusedLayer | None:
@@ -91,5 +111,7 @@ def open_layer(module: nn.Module, may_be_biased: bool) -> FusedLayer | None:
 
 def is_listened_to(block: nn.Module) -> bool:
     """Whether somebody has hooks on a part of a block, who wants that part to be called (hooks on the block itself are called anyway)."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, kind) for part in block.modules() if part is not block for kind in kinds)
+    parts = block.__dict__.get("luthier_parts")
+    if parts is None:  # asked for in each step: to find them takes longer than to look at them
+        parts = block.__dict__["luthier_parts"] = [part for part in block.modules() if part is not block]
+    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)
