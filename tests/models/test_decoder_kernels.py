@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from luthier.models import decoder_kernels, fused_block, kernels, shared_library
 from luthier.models.compiled import Plain
 from luthier.models.decoder_kernels import DecoderKernels, Heads
 from luthier.models.kernels import KERNELS
+from luthier.models.packing import RowPlaces
 from luthier.models.pretrained import load_generator
-from tests.models.test_fused import LENGTHS, gradients, move
+from luthier.models.tile_kernels import TileKernels
+from tests.models.test_fused import LENGTHS, begin_alike, distance, gradients, move
 from tests.models.test_kernels import _several, _values, draw
 from tests.models.test_packed import batch_of
 
@@ -60,41 +63,62 @@ def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def whole_rows(lengths: tuple[int, ...]) -> RowPlaces:
+    """Rows that lie in the stream one behind the other, three tokens of padding at its end."""
+    tokens = sum(lengths)
+    return RowPlaces(
+        torch.tensor([0, *lengths]).cumsum(0), torch.zeros(len(lengths), dtype=torch.long), torch.arange(tokens), tokens + 3, 3
+    )
+
+
 def attention(lengths: tuple[int, ...], heads: int, key_heads: int, width: int) -> tuple[Tensor, Heads, Tensor]:
     """Queries, keys and values, how they are attended to, and a gradient of what is said; three tokens of padding at the end."""
     tokens = sum(lengths) + 3
     angles = draw(tokens, width // 2).repeat(1, 2)
-    starts = torch.tensor([0, *lengths]).cumsum(0)
-    of = Heads(starts, angles.cos().bfloat16(), angles.sin().bfloat16(), heads, key_heads, width, width**-0.5)
+    of = Heads(whole_rows(lengths), heads, key_heads, width, width**-0.5, angles.cos().bfloat16(), angles.sin().bfloat16())
     return draw(tokens, (heads + 2 * key_heads) * width).bfloat16(), of, draw(tokens + 1, heads * width)[1:].bfloat16()
 
 
 def by_softmax(projected: Tensor, of: Heads) -> Tensor:
     """The same from the definition, in fp32, # (tokens of rows, heads × width)"""
+    assert of.cos is not None
+    assert of.sin is not None
+    starts = of.rows.starts.tolist()
     query, key, value = projected.float().split([each * of.width for each in (of.heads, of.key_heads, of.key_heads)], 1)
     query = kernels.rotary(query.view(len(query), -1, of.width), of.cos, of.sin, torch.tensor(of.scale))
     key = kernels.rotary(key.view(len(key), -1, of.width), of.cos, of.sin, torch.tensor(1.0))
     key, value = (each.view(len(query), -1, of.width).repeat_interleave(of.heads // of.key_heads, 1) for each in (key, value))
     said: list[Tensor] = []
-    for start, end in zip(of.starts.tolist(), of.starts.tolist()[1:], strict=False):
+    for start, end in pairwise(starts):
         score = torch.einsum("ihw,jhw->hij", query[start:end], key[start:end])
         share = score.masked_fill(torch.ones(end - start, end - start).triu(1).bool(), -torch.inf).softmax(-1)
         said.append(torch.einsum("hij,jhw->ihw", share, value[start:end]))
     return torch.cat(said).flatten(1)
 
 
+TILES = pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this processor has no matrix tiles")
+KINDS = [DecoderKernels, pytest.param(TileKernels, marks=TILES)]
 SHAPES = [((64, 64, 64), 4, 4, 32), ((5, 17, 33, 1, 256), 6, 2, 24), ((9, 130), 3, 1, 10), ((40,), 2, 1, 128)]
 
 
-@pytest.mark.parametrize(("lengths", "heads", "key_heads", "width"), SHAPES)
-def test_attention_and_its_gradient_are_those_of_softmax(lengths: tuple[int, ...], heads: int, key_heads: int, width: int) -> None:
+LONG = [((300, 700), 2, 1, 64), ((31, 32, 33), 9, 3, 64), ((1, 2), 3, 3, 80)]
+"""On tiles alone."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "lengths", "heads", "key_heads", "width"),
+    [*((DecoderKernels, *shape) for shape in SHAPES), *(pytest.param(TileKernels, *shape, marks=TILES) for shape in [*SHAPES, *LONG])],
+)
+def test_attention_and_its_gradient_are_those_of_softmax(
+    kind: type[DecoderKernels], lengths: tuple[int, ...], heads: int, key_heads: int, width: int
+) -> None:
     projected, of, d_said = attention(lengths, heads, key_heads, width)
     precise = projected.float().requires_grad_()
     expected = by_softmax(precise, of)
     expected.backward(d_said[: sum(lengths)].float())
     expected = expected.detach()
-    said, total = DecoderKernels().attention(projected, of)
-    gradient = DecoderKernels().attention_gradient(projected, of, said, total, d_said)
+    said, total = kind().attention(projected, of)
+    gradient = kind().attention_gradient(projected, of, said, total, d_said)
     assert precise.grad is not None
     assert float((said[:-3].float() - expected).norm()) < 6e-3 * float(expected.norm())
     assert float((gradient.float() - precise.grad).norm()) < 6e-3 * float(precise.grad.norm())
@@ -103,15 +127,17 @@ def test_attention_and_its_gradient_are_those_of_softmax(lengths: tuple[int, ...
 
 
 @pytest.mark.usefixtures("threads")
-def test_attention_has_the_same_bits_on_any_number_of_threads_and_whatever_rows_went_before() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_has_the_same_bits_on_any_number_of_threads_and_whatever_rows_went_before(kind: type[DecoderKernels]) -> None:
     projected, of, d_said = attention(*SHAPES[1])
     found: list[tuple[Tensor, ...]] = []
     for count in (1, 3):
         torch.set_num_threads(count)
-        said, total = DecoderKernels().attention(projected, of)
-        found.append((said, total[:-3], DecoderKernels().attention_gradient(projected, of, said, total, d_said)))
-        other, others, _ = attention(*SHAPES[0])
-        DecoderKernels().attention(other, others)
+        said, total = kind().attention(projected, of)
+        found.append((said, total[:-3], kind().attention_gradient(projected, of, said, total, d_said)))
+        other, others, d_other = attention(*SHAPES[0])
+        broken = torch.full_like(other, torch.nan)
+        kind().attention_gradient(broken, others, *kind().attention(broken, others), d_other)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
@@ -125,29 +151,30 @@ def test_a_nan_stays_one_and_an_unknown_target_is_no_number() -> None:
     assert own.cross_entropy_(draw(3, 40).bfloat16(), torch.tensor([0, 40, -100])).isnan().tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("alike", [False, True], ids=["rows of their own", "rows that begin alike"])
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_in_bf16_are_as_near_to_those_in_fp32_as_transformers(
-    bases, family: str, lengths: tuple[int, ...], adaptation: str
+    bases, kind: type[DecoderKernels], family: str, lengths: tuple[int, ...], adaptation: str, alike: bool
 ) -> None:
     model = load_generator(bases(family), 0.0)
     ADAPTATIONS[adaptation]().attach(model)
     move(model)
     model.train()
     batch = batch_of(lengths, model.network.config.vocab_size)
+    if alike:
+        begin_alike(batch)
     loss, precise = gradients(model, batch)
     model.network.bfloat16()
     _, plain = gradients(model, batch)
-    assert model.use(DecoderKernels()) is not None
+    assert model.use(kind()) is not None
     found_loss, found = gradients(model, batch)
     assert found_loss == pytest.approx(loss, rel=5e-3)
     assert found.keys() == plain.keys()
 
-    def distance(others: dict[str, Tensor]) -> float:
-        return sum(float((others[name].float() - each).norm() ** 2) for name, each in precise.items()) ** 0.5
-
-    assert distance(found) < 1.5 * distance(plain)
+    assert distance(found, precise) < 1.5 * distance(plain, precise)
 
 
 def test_short_rows_go_through_whole_blocks_and_long_ones_do_not(bases, monkeypatch: pytest.MonkeyPatch) -> None:

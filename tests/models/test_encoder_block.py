@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,27 +10,21 @@ from torch import Tensor, nn
 
 from luthier.adaptation import ADAPTATIONS
 from luthier.models import encoder_block, shared_library
-from luthier.models.dropout import dropout_scale
+from luthier.models.dropout import RowDropout, dropout_scale
 from luthier.models.pretrained import load_classifier
-from luthier.models.tile_kernels import Drops, TileKernels
-from tests.models.test_fused import move
+from luthier.models.tile_kernels import TileKernels
+from tests.models.test_decoder_kernels import TILES, threads  # noqa: F401  # a fixture
+from tests.models.test_fused import distance, move
 from tests.models.test_kernels import draw
 from tests.models.test_packed import batch_of
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this processor has no matrix tiles"),
+    TILES,
     pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler"),
     pytest.mark.usefixtures("compiling"),
 ]
 FAMILIES = ("bert", "roberta", "camembert", "electra")
 LENGTHS = {"short": (5, 17, 9, 9, 30, 2), "long": (100, 33, 64)}
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def gradients(model: Any, lengths: tuple[int, ...]) -> dict[str, Tensor]:
@@ -42,10 +35,6 @@ def gradients(model: Any, lengths: tuple[int, ...]) -> dict[str, Tensor]:
         states = model.hidden_states(batch).float()
     (states * torch.arange(states.numel()).view(states.shape).sin()).sum().backward()
     return {name: each.grad.float() for name, each in model.network.named_parameters() if each.grad is not None}
-
-
-def distance(found: dict[str, Tensor], precise: dict[str, Tensor]) -> float:
-    return sum(float((found[name] - each).norm() ** 2) for name, each in precise.items()) ** 0.5
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
@@ -94,7 +83,7 @@ def test_any_number_of_threads_gives_the_same_bits(bases) -> None:
         torch.set_num_threads(count)
         kernels = TileKernels()
         x, rest, weight = draw(70, 99).bfloat16(), draw(71, 99)[1:].bfloat16(), draw(99).bfloat16()
-        drops = Drops(torch.arange(70, dtype=torch.int32), 99, 0.3)
+        drops = RowDropout(torch.arange(70, dtype=torch.int32), 99, 0.3)
         total, said, factors = kernels.add_norm(x, rest, drops, weight, weight, 1e-12)
         d_x, d_rest = kernels.add_norm_backward(said, total, factors, drops, weight)
         own = [
@@ -115,7 +104,7 @@ def test_sum_and_norm_are_torchs_and_so_are_their_gradients(drops: bool) -> None
     x, rest, weight, bias = draw(37, 101).bfloat16(), draw(38, 101)[1:].bfloat16(), draw(101).bfloat16(), draw(102)[1:].bfloat16()
     keys = torch.arange(37, dtype=torch.int32) * 7919
     mask = dropout_scale(keys, 101, 0.3, torch.bfloat16).float() if drops else torch.ones(37, 101)
-    given = Drops(keys, 101, 0.3) if drops else None
+    given = RowDropout(keys, 101, 0.3) if drops else None
     kernels = TileKernels()
     total, said, factors = kernels.add_norm(x, rest, given, weight, bias, 1e-5)
     precise = [each.float().requires_grad_() for each in (x, rest, weight, bias)]
@@ -165,10 +154,10 @@ def test_a_wrong_mask_on_the_way_back_is_noticed(bases, monkeypatch: pytest.Monk
 
 def test_another_activation_is_not_known(bases) -> None:
     block: Any = load_classifier(bases("bert"), ["a", "b"], "mean", 0.0, seed=0).blocks[0]
-    assert encoder_block.knows(block)
+    assert encoder_block.open_encoder_block(block) is not None
     for other in (nn.ReLU(), nn.GELU("tanh")):
         block.intermediate.intermediate_act_fn = other
-        assert not encoder_block.knows(block)
+        assert encoder_block.open_encoder_block(block) is None
 
 
 @pytest.mark.parametrize("part", ["attention", "attention.self.query", "output.LayerNorm"])

@@ -34,6 +34,19 @@ def move(model: Any) -> None:
             nn.init.normal_(parameter, std=0.1)
 
 
+def begin_alike(batch: Batch) -> None:
+    """Let the rows of a batch begin with the same tokens."""
+    starts = batch.lengths.cumsum(0) - batch.lengths
+    shared = min(12, int(batch.lengths.min()) - 1)
+    for start in starts[1:].tolist():
+        batch.flat["tokens"][start : start + shared] = batch.flat["tokens"][:shared]
+
+
+def distance(found: dict[str, torch.Tensor], precise: dict[str, torch.Tensor]) -> float:
+    """How far gradients lie from precise ones, all together."""
+    return sum(float((found[name].float() - each).norm() ** 2) for name, each in precise.items()) ** 0.5
+
+
 @pytest.mark.parametrize("alike", [False, True], ids=["rows of their own", "rows that begin alike"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
@@ -47,10 +60,7 @@ def test_loss_and_gradients_in_fp32_are_those_of_transformers(
     model.train()
     batch = batch_of(lengths, model.network.config.vocab_size)
     if alike:
-        starts = batch.lengths.cumsum(0) - batch.lengths
-        shared = min(12, min(lengths) - 1)
-        for start in starts[1:].tolist():
-            batch.flat["tokens"][start : start + shared] = batch.flat["tokens"][:shared]
+        begin_alike(batch)
     loss, expected = gradients(model, batch)
     assert model.use(Plain(torch.float32)) is not None
     fused_loss, found = gradients(model, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from luthier.models import decoder_kernels, shared_library, tile_kernels
 from luthier.models.decoder_kernels import DecoderKernels
@@ -25,6 +26,14 @@ class Plain:
     def fits(self, head_width: int) -> bool:
         """Whether heads of this width can be rotated."""
         return True
+
+    def weight_gradient(self, d_said: Tensor, x: Tensor) -> Tensor:
+        """See `DecoderKernels.weight_gradient`."""
+        return d_said.t() @ x
+
+    def column_sums(self, values: Tensor) -> Tensor:
+        """See `DecoderKernels.column_sums`."""
+        return values.float().sum(0)
 
     def __getattr__(self, name: str) -> Any:
         return KERNELS[name].function
@@ -50,6 +59,12 @@ def load() -> DecoderKernels:
         LuthierError: there is no compiler, or it failed.
     """
     return TileKernels() if torch.cpu._is_amx_tile_supported() else DecoderKernels()
+
+
+DECODERS = shared_library.OwnKernels("bfloat16", lambda: torch.cpu._is_avx512_bf16_supported() and can_be_had())
+"""Of decoders from scratch: where the processor multiplies in bf16, with tiles or with vectors; without either bf16 is slow."""
+ENCODERS = shared_library.OwnKernels("bfloat16", lambda: torch.cpu._is_amx_tile_supported() and can_be_had())
+"""Of encoders from scratch: on tiles alone."""
 
 
 def _parts() -> list[Any]:

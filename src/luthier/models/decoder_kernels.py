@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from ctypes import Structure, byref, c_float, c_int, c_int64, c_void_p
+from ctypes import Structure, byref, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from luthier.models import shared_library
-from luthier.models.packing import Packing
+from luthier.models.dropout import RowDropout
+from luthier.models.packing import Packing, RowPlaces
 
 NAME, SOURCE = "decoder", Path(__file__).with_name("decoder_kernels.cpp")
 LONGEST = 256
@@ -37,35 +37,26 @@ class Heads:
     """How attention goes through a stream of rows.
 
     Args:
-        starts: where each row begins, and the last one ends, int64, # (rows + 1,)
-        cos: of each token's angles, the second half as the first, bf16, # (tokens, width)
-        sin: the same.
+        rows: where their tokens lie.
         heads: of queries.
         key_heads: of keys and values; a divisor of `heads`.
-        width: of a head; even.
+        width: of a head.
         scale: of the scores.
+        cos: of each token's angles, the second half as the first, bf16, # (tokens, width) or None: nothing is rotated
+        sin: the same.
+        causal: whether a token sees only those before it.
+        drops: of the probabilities, by the keys of the stream's tokens; None: nothing is dropped.
     """
 
-    starts: Tensor
-    cos: Tensor
-    sin: Tensor
+    rows: RowPlaces
     heads: int
     key_heads: int
     width: int
     scale: float
-
-    def plain(self) -> _Heads:
-        """As the compiled code reads it."""
-        places = (
-            self.starts.data_ptr(),
-            len(self.starts) - 1,
-            self.heads,
-            self.key_heads,
-            self.width,
-            self.cos.data_ptr(),
-            self.sin.data_ptr(),
-        )
-        return _Heads(*places, self.scale)
+    cos: Tensor | None
+    sin: Tensor | None
+    causal: bool = True
+    drops: RowDropout | None = None
 
 
 class DecoderKernels:
@@ -156,25 +147,17 @@ class DecoderKernels:
         given = map(_at, (weight, mean, square, rounded, gradient, numbers))
         self._library.luthier_adamw(*given, weight.numel(), _threads())
 
-    def plan(
-        self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float
-    ) -> Heads | None:
-        """How attention goes through a stream; None where rows are not of the kind that is known here: whole, causal, without dropout, and so short that their scores stay in a processor's caches.
+    def knows(self, packing: Packing, window: int, width: int) -> bool:
+        """Whether rows go through attention as they do here: whole, causal, without dropout, and so short that their scores stay in a processor's caches.
 
         Args:
-            packing: of the stream.
+            packing: of the rows.
             window: how far a token looks back, its own place included; 0: to the beginning.
-            cos: of each token's angles, # (tokens, width)
-            sin: the same.
-            heads: of queries, and of keys and values.
             width: of a head.
-            scale: of the scores.
         """
-        if packing.starts is None or packing.dropout or not packing.causal or width > WIDEST:
-            return None
-        if max(group.keys.length for group in packing.groups) > (min(LONGEST, window) if window else LONGEST):
-            return None
-        return Heads(packing.starts, cos.contiguous(), sin.contiguous(), *heads, width, scale)
+        if packing.shared is not None or packing.dropout or not packing.causal or width > WIDEST:
+            return False
+        return packing.rows.longest <= (min(LONGEST, window) if window else LONGEST)
 
     def weight_gradient(self, d_said: Tensor, x: Tensor) -> Tensor:
         """The gradient of a layer's weights, # (out, in)
@@ -190,7 +173,7 @@ class DecoderKernels:
         return values.float().sum(0)
 
     def attention(self, given: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Causal attention within each row, with rotary positions.
+        """Attention within each row.
 
         Args:
             given: queries, keys and values of each token behind each other, # (tokens, (heads + 2 × key heads) × width)
@@ -201,8 +184,8 @@ class DecoderKernels:
         """
         tokens = len(given)
         said, total = torch.empty(tokens, heads.heads * heads.width, dtype=given.dtype), torch.empty(tokens, heads.heads)
-        said[int(heads.starts[-1]) :] = 0
-        self._library.luthier_attention(_at(given), byref(heads.plain()), _at(said), _at(total), _threads())
+        said[tokens - heads.rows.padding :] = 0
+        self._attend(heads, given, said, total)
         return said, total
 
     def attention_gradient(self, given: Tensor, heads: Heads, said: Tensor, total: Tensor, d_said: Tensor) -> Tensor:
@@ -215,26 +198,32 @@ class DecoderKernels:
             total: the second of what it returned.
             d_said: the gradient of what it said, # (tokens, heads × width)
         """
-        d_said, d_given = d_said.contiguous(), torch.empty_like(given)
-        d_given[int(heads.starts[-1]) :] = 0
-        self._library.luthier_attention_backward(
-            _at(given), byref(heads.plain()), _at(said), _at(total), _at(d_said), _at(d_given), _threads()
-        )
+        d_given = torch.empty_like(given)
+        d_given[len(given) - heads.rows.padding :] = 0
+        self._attend_backward(heads, given, said, total, d_said.contiguous(), d_given)
         return d_given
+
+    def _attend(self, heads: Heads, *tensors: Tensor) -> None:
+        """What is given → what is said, and the log-sum-exps."""
+        self._library.luthier_attention(_at(tensors[0]), byref(_plain(heads)), *map(_at, tensors[1:]), _threads())
+
+    def _attend_backward(self, heads: Heads, *tensors: Tensor) -> None:
+        """What was given, what was said, the log-sum-exps, and the gradient of what was said → that of what was given."""
+        self._library.luthier_attention_backward(_at(tensors[0]), byref(_plain(heads)), *map(_at, tensors[1:]), _threads())
+
+
+def _plain(heads: Heads) -> _Heads:
+    """As the compiled code reads it."""
+    assert heads.cos is not None
+    assert heads.sin is not None
+    starts = heads.rows.starts
+    sizes = (len(starts) - 1, heads.heads, heads.key_heads, heads.width)
+    return _Heads(starts.data_ptr(), *sizes, heads.cos.data_ptr(), heads.sin.data_ptr(), heads.scale)
 
 
 def can_be_had() -> bool:
     """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
     return shared_library.can_be_had(NAME, SOURCE)
-
-
-def are_faster() -> bool:
-    """Whether it is there and the processor multiplies in bf16, with tiles or with vectors: without either bf16 is slow."""
-    return torch.cpu._is_avx512_bf16_supported() and can_be_had()
-
-
-OWN = shared_library.OwnKernels("bfloat16", are_faster)
-"""A decoder from scratch."""
 
 
 _at = Tensor.data_ptr
@@ -243,23 +232,22 @@ _threads = torch.get_num_threads
 
 @functools.cache
 def _open(file: Path) -> Any:
-    library = ctypes.CDLL(str(file))
     place, count = c_void_p, c_int64
-    takes: dict[str, list[Any]] = {
-        "rms_norm": [*[place] * 5, count, count],
-        "rms_norm_backward": [*[place] * 6, count, count],
-        "rms_norm_weight_backward": [*[place] * 4, count, count],
-        "swiglu": [*[place] * 3, count],
-        "swiglu_backward": [*[place] * 6, count],
-        "rotary": [place, count, *[place] * 4, count, count, count],
-        "attention_scores_backward": [*[place] * 8, count, count],
-        "cross_entropy": [*[place] * 3, count, count],
-        "adamw": [*[place] * 6, count],
-        "attention": [*[place] * 4],
-        "attention_backward": [*[place] * 6],
-    }
-    for name, arguments in takes.items():
-        function = getattr(library, f"luthier_{name}")
-        function.argtypes, function.restype = [*arguments, c_int], None
+    library = shared_library.declare(
+        file,
+        {
+            "rms_norm": [*[place] * 5, count, count],
+            "rms_norm_backward": [*[place] * 6, count, count],
+            "rms_norm_weight_backward": [*[place] * 4, count, count],
+            "swiglu": [*[place] * 3, count],
+            "swiglu_backward": [*[place] * 6, count],
+            "rotary": [place, count, *[place] * 4, count, count, count],
+            "attention_scores_backward": [*[place] * 8, count, count],
+            "cross_entropy": [*[place] * 3, count, count],
+            "adamw": [*[place] * 6, count],
+            "attention": [*[place] * 4],
+            "attention_backward": [*[place] * 6],
+        },
+    )
     library.luthier_square_sum.argtypes, library.luthier_square_sum.restype = [place, count], c_float
     return library

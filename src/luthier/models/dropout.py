@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -27,8 +27,7 @@ def _as_signed(values: np.ndarray) -> np.ndarray:
 
 
 @cache
-def columns(count: int) -> Tensor:
-    """What the words of so many pairs of places are made of, # (count,) int32"""
+def _columns(count: int) -> Tensor:
     return torch.from_numpy(_as_signed(mix("dropout column", np.arange(count))))
 
 
@@ -55,14 +54,14 @@ def _keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
     Returns:
         1 where the entry is kept, else 0, # (…, width rounded up to an even number) int16
     """
-    word = keys.unsqueeze(-1) ^ columns(-(-width // 2)).to(keys.device)
+    word = keys.unsqueeze(-1) ^ _columns(-(-width // 2)).to(keys.device)
     for factor, (shift, positive) in zip(_FACTORS, _SHIFTS, strict=True):
         word *= factor
         word ^= (word >> shift).bitwise_and_(positive)
-    return word.view(torch.int16).ge_(least_kept(probability))
+    return word.view(torch.int16).ge_(_least_kept(probability))
 
 
-def least_kept(probability: float) -> int:
+def _least_kept(probability: float) -> int:
     """The smallest 16-bit draw that is kept."""
     return round(probability * LEVELS) - LEVELS // 2
 
@@ -82,6 +81,35 @@ def dropout_scale(keys: Tensor, width: int, probability: float, dtype: torch.dty
 
 def _bits(value: float, dtype: torch.dtype) -> int:
     return int(torch.tensor(value, dtype=dtype).view(torch.int16))
+
+
+@dataclass(frozen=True)
+class RowDropout:
+    """Dropout of rows, as compiled code draws it: each row by its key.
+
+    Args:
+        keys: of each row, int32, # (rows,)
+        width: entries of a row at most.
+        probability: share that is dropped, 0 < p < 1.
+    """
+
+    keys: Tensor
+    width: int
+    probability: float
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """What the words of pairs of places are made of, as many as fill whole words of 32 places, # (…,) int32"""
+        return _columns(-(-self.width // 32) * 16)
+
+    def factor(self, dtype: torch.dtype) -> float:
+        """What the kept entries are multiplied by, rounded to a dtype as `dropout_scale` rounds it."""
+        return float(torch.tensor(scale_kept(self.probability), dtype=dtype))
+
+    @property
+    def least(self) -> int:
+        """The smallest draw that is kept."""
+        return _least_kept(self.probability)
 
 
 @dataclass

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from luthier.models.dropout import Dropout, head_keys, site_key
-from luthier.models.fused_layer import Layout, is_listened_to, layers_of, layout_of, leave_out, open_layer, spread
+from luthier.models.decoder_kernels import Heads
+from luthier.models.dropout import Dropout, RowDropout, site_key
+from luthier.models.fused_layer import BlockLayers, open_layers
 from luthier.models.packing import Packing
-from luthier.models.tile_kernels import Drops, TileHeads, TileKernels
+from luthier.models.tile_kernels import TileKernels
 
 BLOCKS = ("BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "CamembertLayer")
 """Classes of transformers whose forward pass is norm(x + attention(x)), and of that norm(it + feed-forward(it))."""
@@ -25,86 +26,58 @@ class _EncoderBlock(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        heads: TileHeads,
-        drops: Sequence[Drops | None],
-        eps: Sequence[float],
-        layout: Layout,
+        heads: Heads,
         kernels: TileKernels,
+        drops: Sequence[RowDropout | None],
+        eps: Sequence[float],
+        layers: BlockLayers,
         *tensors: Tensor,
     ) -> Tensor:
-        """`tensors`: weight and bias of both norms; those of queries, keys, values, what attention says, the layer up and the layer down, by `layout`; x: (tokens, width)."""
-        query, key, value, out, up, down = layers_of(tensors[4:], layout)
-        asking = (query, key, value)
-        projected = torch.addmm(torch.cat([_bias(each.bias) for each in asking]), x, torch.cat([each.weight for each in asking]).t())
-        thin = [layer.adapt(x, said) for layer, said in zip(asking, projected.split([len(each.weight) for each in asking], 1), strict=True)]
+        """`tensors`: weight and bias of both norms; those of `layers`, which are queries, keys, values, what attention says, up, down; x: (tokens, width)."""
+        *_, out, up, down = layers.layers
+        projected, thin = layers.joint.forward(x)
         said, total = kernels.attention(projected, heads)
-        output = torch.addmm(_bias(out.bias), said, out.weight.t())
-        thin.append(out.adapt(said, output))
+        output, out_thin = out.forward(said)
         first, middle, first_factors = kernels.add_norm(output, x, drops[0], tensors[0], tensors[1], eps[0])
-        wide = torch.addmm(_bias(up.bias), middle, up.weight.t())
-        thin.append(up.adapt(middle, wide))
-        inner = kernels.gelu(wide)
-        output = torch.addmm(_bias(down.bias), inner, down.weight.t())
-        thin.append(down.adapt(inner, output))
+        wide, up_thin = up.forward(middle)
+        output, down_thin = down.forward(kernels.gelu(wide))
         second, output, second_factors = kernels.add_norm(output, middle, drops[1], tensors[2], tensors[3], eps[1])
-        ctx.save_for_backward(x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *thin, *tensors)
-        ctx.given = heads, drops, layout, kernels
+        thin += [out_thin, up_thin, down_thin]
+        norms = (tensors[0], tensors[2])
+        ctx.save_for_backward(x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *norms, *thin)
+        ctx.given = heads, kernels, drops, layers
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
-        x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *more = ctx.saved_tensors
-        thin, tensors = more[:6], more[6:]
-        (heads, drops, layout, kernels), d_output = ctx.given, gradients[0].contiguous()
-        query, key, value, out, up, down = layers_of(tensors[4:], layout)
-        needs = ctx.needs_input_grad[6:]
-        layers_need = spread(needs[4:], layout, False)
+        x, projected, said, total, first, first_factors, middle, wide, second, second_factors, *norms_and_thin = ctx.saved_tensors
+        (heads, kernels, drops, layers), d_output = ctx.given, gradients[0].contiguous()
+        (first_weight, second_weight), thin = norms_and_thin[:2], norms_and_thin[2:]
+        *_, out, up, down = layers.layers
+        needs, own_needs = ctx.needs_input_grad[6:10], layers.by_layer(ctx.needs_input_grad[10:])
 
-        d_norms = _of_norm(needs[2:4], d_output, second, second_factors, tensors[2], kernels)
-        d_down, d_rest = kernels.add_norm_backward(d_output, second, second_factors, drops[1], tensors[2])
-        d_inner = d_down @ down.weight
-        thin_down = down.back(d_down, d_inner)
+        d_second = _of_norm(needs[2:], d_output, second, second_factors, second_weight, kernels)
+        d_down, d_rest = kernels.add_norm_backward(d_output, second, second_factors, drops[1], second_weight)
+        d_inner, d_down_thin = down.backward(d_down)
         inner, d_wide = kernels.gelu_backward(wide, d_inner)
-        d_middle = torch.addmm(d_rest, d_wide, up.weight)
-        thin_up = up.back(d_wide, d_middle)
+        d_middle, d_up_thin = up.backward(d_wide, d_rest)
         feed = [
-            *up.gradients(layers_need[4], d_wide, middle, thin[4], thin_up, kernels),
-            *down.gradients(layers_need[5], d_down, inner, thin[5], thin_down, kernels),
+            *up.gradients(own_needs[4], d_wide, middle, thin[4], d_up_thin, kernels),
+            *down.gradients(own_needs[5], d_down, inner, thin[5], d_down_thin, kernels),
         ]
 
-        d_norms = [*_of_norm(needs[:2], d_middle, first, first_factors, tensors[0], kernels), *d_norms]
-        d_out, d_rest = kernels.add_norm_backward(d_middle, first, first_factors, drops[0], tensors[0])
-        d_said = d_out @ out.weight
-        thin_out = out.back(d_out, d_said)
+        d_first = _of_norm(needs[:2], d_middle, first, first_factors, first_weight, kernels)
+        d_out, d_rest = kernels.add_norm_backward(d_middle, first, first_factors, drops[0], first_weight)
+        d_said, d_out_thin = out.backward(d_out)
         d_projected = kernels.attention_gradient(projected, heads, said, total, d_said)
-        asking, widths = (query, key, value), [len(each.weight) for each in (query, key, value)]
-        d_x = torch.addmm(d_rest, d_projected, torch.cat([each.weight for each in asking]))
-        parts = d_projected.split(widths, 1)
-        d_thin = [layer.back(part, d_x) for layer, part in zip(asking, parts, strict=True)]
-        joined = kernels.weight_gradient(d_projected, x).split(widths) if any(need[0] for need in layers_need[:3]) else None
-        d_asking: list[Tensor | None] = []
-        for which, layer in enumerate(asking):
-            weight, *others = layers_need[which]
-            made = layer.gradients((False, *others), parts[which], x, thin[which], d_thin[which], kernels)
-            d_asking += [joined[which] if joined is not None and weight else None, *made[1:]]
-        d_attended = out.gradients(layers_need[3], d_out, said, thin[3], thin_out, kernels)
-        return (
-            (d_x if ctx.needs_input_grad[0] else None),
-            None,
-            None,
-            None,
-            None,
-            None,
-            *d_norms,
-            *leave_out([*d_asking, *d_attended, *feed], layout),
-        )
-
-
-def _bias(bias: Tensor | None) -> Tensor:
-    """Of a layer that is known to have one."""
-    assert bias is not None
-    return bias
+        d_x, d_thin = layers.joint.backward(d_projected, d_rest)
+        attention = [
+            *layers.joint.gradients(own_needs[:3], d_projected, x, thin[:3], d_thin, kernels),
+            *out.gradients(own_needs[3], d_out, said, thin[3], d_out_thin, kernels),
+        ]
+        d_x = d_x if ctx.needs_input_grad[0] else None
+        return d_x, None, None, None, None, None, *d_first, *d_second, *layers.as_given([*attention, *feed])
 
 
 def _of_norm(
@@ -119,65 +92,60 @@ def _of_norm(
     ]
 
 
-def knows(block: Any) -> bool:
-    """Whether a block computes as it is computed here."""
-    if type(block).__name__ not in BLOCKS or block.is_decoder or block.add_cross_attention or block.chunk_size_feed_forward:
-        return False
-    act = block.intermediate.intermediate_act_fn
-    return (isinstance(act, nn.GELU) and act.approximate == "none") or type(act).__name__ == "GELUActivation"
+def open_encoder_block(block: Any) -> BlockLayers | None:
+    """The layers of a block; None where it computes something else than is computed here.
+
+    Args:
+        block: of transformers, of a class in `BLOCKS`.
+    """
+    activation, attention = block.intermediate.intermediate_act_fn, block.attention
+    is_gelu = (isinstance(activation, nn.GELU) and activation.approximate == "none") or type(activation).__name__ == "GELUActivation"
+    if not is_gelu or block.is_decoder or block.add_cross_attention or block.chunk_size_feed_forward:
+        return None
+    if any(type(each.LayerNorm) is not nn.LayerNorm for each in (attention.output, block.output)):
+        return None
+    asking = (attention.self.query, attention.self.key, attention.self.value)
+    layers = open_layers(block, (*asking, attention.output.dense, block.intermediate.dense, block.output.dense))
+    return None if layers is None or any(layer.bias is None for layer in layers.layers) else layers
 
 
-def forward_encoder_block(self: Any, own: Any, kernels: TileKernels, hidden_states: Tensor, *more: Any, **keywords: Any) -> Any:
-    """A block's forward pass in place of its own, which is taken where the rows or the layers are not of the kind that is known here.
+def forward_encoder_block(
+    self: Any, own: Any, kernels: TileKernels, layers: BlockLayers, hidden_states: Tensor, *more: Any, **keywords: Any
+) -> Any:
+    """A block's forward pass in place of its own, which is taken where rows see one way alone, or somebody listens to a part.
 
     Args:
         self: the block, of transformers.
         own: its own forward pass.
         kernels: as loaded.
+        layers: as `open_encoder_block` says.
         hidden_states: # (1, tokens, width)
         more: of its own forward pass.
         keywords: likewise.
     """
-    packing, attention = keywords.get("packing"), self.attention.self
-    modules = (attention.query, attention.key, attention.value, self.attention.output.dense, self.intermediate.dense, self.output.dense)
-    layers = [layer for layer in (open_layer(module, True) for module in modules) if layer is not None and layer.bias is not None]
-    norms = (self.attention.output.LayerNorm, self.output.LayerNorm)
-    if (
-        packing is None
-        or packing.rows is None
-        or packing.causal
-        or len(layers) < len(modules)
-        or any(type(norm) is not nn.LayerNorm for norm in norms)
-        or is_listened_to(self)
-    ):
+    packing, outputs = keywords.get("packing"), (self.attention.output, self.output)
+    if packing is None or packing.causal or layers.are_listened_to():
         return own(hidden_states, *more, **keywords)
-    drops = [_drops(each.dropout, hidden_states) for each in (self.attention.output, self.output)]
-    layout, tensors = layout_of(layers)
+    drops, norms = [_drops(each.dropout, hidden_states) for each in outputs], [each.LayerNorm for each in outputs]
     weights = [weight for norm in norms for weight in (norm.weight, norm.bias)]
-    plan = _heads(attention, packing)
-    states: Any = _EncoderBlock.apply(
-        hidden_states[0].contiguous(), plan, drops, [norm.eps for norm in norms], layout, kernels, *weights, *tensors
-    )
+    given = (_heads(self.attention.self, packing), kernels, drops, [norm.eps for norm in norms], layers)
+    states: Any = _EncoderBlock.apply(hidden_states[0].contiguous(), *given, *weights, *layers.tensors)
     return states[None]
 
 
-def _heads(attention: Any, packing: Packing) -> TileHeads:
+def _heads(attention: Any, packing: Packing) -> Heads:
     """How its attention goes through the stream."""
-    rows, heads, nothing = packing.rows, attention.num_attention_heads, torch.empty(0)
-    assert rows is not None
-    drops = keys = None
+    heads, drops = attention.num_attention_heads, None
     if packing.dropout and attention.training:
         tokens = packing.dropout_keys.tokens
         assert tokens is not None, "dropout needs keys"
-        drops, keys = Drops(tokens ^ site_key(f"attention {attention.luthier_site}"), rows.longest, packing.dropout), head_keys(heads)
-    return TileHeads(
-        rows.starts, nothing, nothing, heads, heads, attention.attention_head_size, attention.scaling, rows, False, drops, keys
-    )
+        drops = RowDropout(tokens ^ site_key(f"attention {attention.luthier_site}"), packing.rows.longest, packing.dropout)
+    return Heads(packing.rows, heads, heads, attention.attention_head_size, attention.scaling, None, None, False, drops)
 
 
-def _drops(layer: Any, values: Tensor) -> Drops | None:
+def _drops(layer: Any, values: Tensor) -> RowDropout | None:
     """What a dropout layer does to these values; None where it does nothing."""
     assert isinstance(layer, Dropout)
     if not layer.p or not layer.training:
         return None
-    return Drops(layer.dropout_keys.of(values, layer.stream) ^ layer.site, values.shape[-1], layer.p)
+    return RowDropout(layer.dropout_keys.of(values, layer.stream) ^ layer.site, values.shape[-1], layer.p)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models import encoder_block
+from luthier.models import encoder_block, fused_block
 from luthier.models.compiled import Kernels
 from luthier.models.compiled_attention import CompiledAttention
 from luthier.models.decoder_kernels import DecoderKernels
-from luthier.models.fused_block import BLOCKS, are_plain, forward_block, window_of
-from luthier.models.fused_layer import ADAPTER
+from luthier.models.fused_block import window_of
+from luthier.models.fused_layer import ADAPTER, FusedLayer, JointLayers
 from luthier.models.tile_kernels import TileKernels
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -78,55 +78,47 @@ class _FeedForward(torch.autograd.Function):
         x, bent, rest, gate, up, down = ctx.saved_tensors
         d_said = gradients[0]
         inner, d_bent, d_rest = ctx.kernels.swiglu_backward(bent, rest, d_said @ down)
-        needs = ctx.needs_input_grad
-        # a product whose first factor lies the other way takes half as long again: turning pays for the narrow gradient alone
-        d_down = ctx.kernels.transpose(d_said) @ inner if needs[3] else None
-        d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
+        needs, pairs = ctx.needs_input_grad, ((d_bent, x), (d_rest, x), (d_said, inner))
+        d_weights = [ctx.kernels.weight_gradient(*pair) if needed else None for pair, needed in zip(pairs, needs[1:4], strict=True)]
         d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
-        return d_x, d_gate, d_up, d_down, None
+        return d_x, *d_weights, None
 
 
 class _JointLinear(torch.autograd.Function):
-    """Several layers without bias that read the same, as one product: three narrow ones take longer than one that is as wide as all."""
+    """Several layers without bias that read the same."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Kernels, *weights: Tensor) -> Any:
-        joined = torch.cat(weights)
-        ctx.save_for_backward(x, *weights)
-        ctx.kernels = kernels
-        return (x @ joined.t()).split([len(weight) for weight in weights], 1)
+    def forward(ctx: Any, x: Tensor, joint: JointLayers, kernels: Kernels, *weights: Tensor) -> Any:
+        ctx.save_for_backward(x)
+        ctx.joint, ctx.kernels = joint, kernels
+        said, _ = joint.forward(x)
+        return said.split(joint.widths, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, *weights = ctx.saved_tensors
-        d_said = torch.cat(gradients, 1)
-        d_x = d_said @ torch.cat(weights) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[2:]):
-            return d_x, None, *[None] * len(weights)
-        d_joined = ctx.kernels.transpose(d_said) @ x
-        return d_x, None, *d_joined.split([len(weight) for weight in weights])
+        (x,) = ctx.saved_tensors
+        d_said, joint, nothing = torch.cat(gradients, 1), ctx.joint, [None] * len(ctx.joint.layers)
+        d_x, _ = joint.backward(d_said)
+        needs = [(needed, False, False, False) for needed in ctx.needs_input_grad[3:]]
+        return d_x, None, None, *joint.gradients(needs, d_said, x, nothing, nothing, ctx.kernels)[::4]
 
 
 class _LowRank(torch.autograd.Function):
     """A layer and its low-rank adapter, whose products are added where the layer's own stand."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Kernels
-    ) -> Tensor:
-        thin = x @ down.t()
-        ctx.save_for_backward(x, weight, down, up, thin)
-        ctx.scale, ctx.kernels = scale, kernels
-        return nn.functional.linear(x, weight, bias).addmm_(thin, up.t(), alpha=scale)
+    def forward(ctx: Any, x: Tensor, layer: FusedLayer, kernels: Kernels, *adapter: Tensor) -> Tensor:
+        said, thin = layer.forward(x)
+        ctx.save_for_backward(x, thin)
+        ctx.layer, ctx.kernels = layer, kernels
+        return said
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, weight, down, up, thin = ctx.saved_tensors
-        d_said, transposed = gradients[0], ctx.kernels.transpose
-        d_thin = (d_said @ up).mul_(ctx.scale)
-        d_x = (d_said @ weight).addmm_(d_thin, down) if ctx.needs_input_grad[0] else None
-        d_up = transposed((transposed(thin) @ d_said).mul_(ctx.scale))
-        return d_x, None, None, transposed(d_thin) @ x, d_up, None, None
+        x, thin = ctx.saved_tensors
+        d_x, d_thin = ctx.layer.backward(gradients[0])
+        needs = (False, False, *ctx.needs_input_grad[3:])
+        return d_x, None, None, *ctx.layer.gradients(needs, gradients[0], x, thin, d_thin, ctx.kernels)[2:]
 
 
 class _Rotary(torch.autograd.Function):
@@ -163,11 +155,16 @@ def fuse(network: Any, kernels: Kernels) -> int:
             _instead(module, kernels.dtype, _feed, kernels)
         elif name in ATTENTIONS and kernels.fits(module.head_dim):
             _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
-        elif name in BLOCKS and isinstance(kernels, DecoderKernels) and module.mlp.config.hidden_act == "silu":
+        elif name in fused_block.BLOCKS and isinstance(kernels, DecoderKernels) and (layers := fused_block.open_block(module)) is not None:
             norms = (module.input_layernorm, module.post_attention_layernorm)
-            _instead(module, kernels.dtype, forward_block, kernels, tuple(torch.tensor(norm.variance_epsilon) for norm in norms))
-        elif encoder_block.knows(module) and isinstance(kernels, TileKernels):
-            _instead(module, kernels.dtype, encoder_block.forward_encoder_block, kernels)
+            eps = tuple(torch.tensor(norm.variance_epsilon) for norm in norms)
+            _instead(module, kernels.dtype, fused_block.forward_block, kernels, layers, eps)
+        elif (
+            name in encoder_block.BLOCKS
+            and isinstance(kernels, TileKernels)
+            and (layers := encoder_block.open_encoder_block(module)) is not None
+        ):
+            _instead(module, kernels.dtype, encoder_block.forward_encoder_block, kernels, layers)
         elif name == ADAPTER:
             _instead(module, kernels.dtype, _adapter_forward, kernels)
         else:
@@ -196,7 +193,7 @@ def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tens
 def _feed(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
-    if are_plain(*layers):
+    if _are_plain(*layers):
         return _FeedForward.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
     return self.down_proj(_Swiglu.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
 
@@ -205,7 +202,8 @@ def _adapter_forward(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor
     if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
         return own(x)
     rows = x.reshape(-1, x.shape[-1])
-    output: Any = _LowRank.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
+    layer = FusedLayer(self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale)
+    output: Any = _LowRank.apply(rows, layer, kernels, self.lora_A, self.lora_B)
     return output.view(*x.shape[:-1], -1)
 
 
@@ -218,11 +216,19 @@ def _attend(
     cos, sin = (table[0] for table in keywords["position_embeddings"])
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
-    if are_plain(*layers):
-        projected: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
+    if _are_plain(*layers):
+        weights = [layer.weight for layer in layers]
+        projected: Any = _JointLinear.apply(
+            rows, JointLayers([FusedLayer(weight, None, None, None, 1.0) for weight in weights]), kernels, *weights
+        )
     else:
         projected = [layer(rows) for layer in layers]
     query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in projected)
     query, key = _Rotary.apply(query, cos, sin, scale, kernels), _Rotary.apply(key, cos, sin, one, kernels)
     attended: Any = CompiledAttention.apply(query, key, value, packing, window_of(self), kernels)
     return self.o_proj(attended.flatten(1))[None], None
+
+
+def _are_plain(*layers: nn.Module) -> bool:
+    """Whether layers are products and nothing else."""
+    return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)

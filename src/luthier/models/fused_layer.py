@@ -1,20 +1,22 @@
-"""A layer, plain or with a low-rank adapter, within a block that is one step of the backward pass."""
+"""The layers of a block that is one step of the backward pass, plain or with low-rank adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from luthier.models.decoder_kernels import DecoderKernels
+from luthier.models.compiled import Kernels
 
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class FusedLayer:
     """A layer, with its low-rank adapter where it has one.
 
@@ -32,16 +34,41 @@ class FusedLayer:
     lora_b: Tensor | None
     scale: float
 
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All that may learn."""
+        return self.weight, self.bias, self.lora_a, self.lora_b
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the layer says, and what goes through the middle of its adapter, # (tokens, out), (tokens, rank)
+
+        Args:
+            x: # (tokens, in)
+            added: to what a layer without bias says, # (tokens, out)
+        """
+        said = _product(x, self.weight.t(), self.bias if added is None else added)
+        return said, self.adapt(x, said)
+
     def adapt(self, x: Tensor, said: Tensor) -> Tensor | None:
-        """Add what the adapter says to what the layer said; returns what goes through its middle, # (tokens, rank)"""
+        """Add what the adapter says to what the layer said; returns what goes through its middle."""
         if self.lora_a is None or self.lora_b is None:
             return None
         thin = x @ self.lora_a.t()
         said.addmm_(thin, self.lora_b.t(), alpha=self.scale)
         return thin
 
-    def back(self, d_said: Tensor, d_x: Tensor) -> Tensor | None:
-        """Add to the gradient of what the layer read what comes through the adapter; returns the gradient in its middle, # (tokens, rank)"""
+    def backward(self, d_said: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The gradients of what it read and in the middle of its adapter, # (tokens, in), (tokens, rank)
+
+        Args:
+            d_said: # (tokens, out)
+            added: to the first, # (tokens, in)
+        """
+        d_x = _product(d_said, self.weight, added)
+        return d_x, self.adapt_backward(d_said, d_x)
+
+    def adapt_backward(self, d_said: Tensor, d_x: Tensor) -> Tensor | None:
+        """Add what comes through the adapter to the gradient of what the layer read; returns the gradient in its middle."""
         if self.lora_a is None or self.lora_b is None:
             return None
         d_thin = (d_said @ self.lora_b).mul_(self.scale)
@@ -49,7 +76,7 @@ class FusedLayer:
         return d_thin
 
     def gradients(
-        self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: DecoderKernels
+        self, needs: Sequence[bool], d_said: Tensor, x: Tensor, thin: Tensor | None, d_thin: Tensor | None, kernels: Kernels
     ) -> list[Tensor | None]:
         """Of its tensors that need one, else None."""
         weight, bias, lora_a, lora_b = needs
@@ -60,58 +87,113 @@ class FusedLayer:
             kernels.weight_gradient(d_said, thin).mul_(self.scale) if lora_b and thin is not None else None,
         ]
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """As they go through autograd."""
-        return self.weight, self.bias, self.lora_a, self.lora_b
 
-
-Layout = Sequence[tuple[float, tuple[bool, ...]]]
-"""Of each layer the scale of its adapter, and which of its tensors there are: only those go through autograd, which takes its time for each."""
-
-
-def layout_of(layers: Sequence[FusedLayer]) -> tuple[Layout, list[Tensor]]:
-    """How layers go through autograd, and what of them does."""
-    layout = tuple((layer.scale, tuple(tensor is not None for tensor in layer.tensors)) for layer in layers)
-    return layout, [tensor for layer in layers for tensor in layer.tensors if tensor is not None]
-
-
-def spread(flat: Sequence[Any], layout: Layout, missing: Any) -> list[list[Any]]:
-    """What belongs to the tensors that there are, layer by layer, with something for the others."""
-    each = iter(flat)
-    return [[next(each) if there else missing for there in present] for _, present in layout]
-
-
-def leave_out(all_parts: Sequence[Any], layout: Layout) -> list[Any]:
-    """Of what belongs to each tensor of each layer, what belongs to those that there are."""
-    there = [each for _, present in layout for each in present]
-    return [part for part, wanted in zip(all_parts, there, strict=True) if wanted]
-
-
-def layers_of(tensors: Sequence[Any], layout: Layout) -> list[FusedLayer]:
-    """Layers from what went through autograd."""
-    parts = zip(spread(tensors, layout, None), layout, strict=True)
-    return [FusedLayer(weight, bias, lora_a, lora_b, scale) for (weight, bias, lora_a, lora_b), (scale, _) in parts]
-
-
-def open_layer(module: nn.Module, may_be_biased: bool) -> FusedLayer | None:
-    """A layer as it is computed here; None where it is another one.
+class JointLayers:
+    """Layers that read the same, as one product: three narrow ones take longer than one that is as wide as all.
 
     Args:
-        module: of a network.
-        may_be_biased: whether a bias is known where it stands.
+        layers: all with a bias, or all without.
     """
-    if type(module) is nn.Linear and (module.bias is None or may_be_biased):
+
+    def __init__(self, layers: Sequence[FusedLayer]) -> None:
+        self.layers = layers
+        self.widths = [len(layer.weight) for layer in layers]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """What they say, one beside the other, and what goes through the middle of each adapter."""
+        biases = [layer.bias for layer in self.layers if layer.bias is not None]
+        said = _product(x, self._weight().t(), torch.cat(biases) if biases else None)
+        return said, [layer.adapt(x, part) for layer, part in zip(self.layers, said.split(self.widths, 1), strict=True)]
+
+    def backward(self, d_said: Tensor, added: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradients of what they read, and in the middle of each adapter."""
+        d_x = _product(d_said, self._weight(), added)
+        return d_x, [layer.adapt_backward(part, d_x) for layer, part in zip(self.layers, d_said.split(self.widths, 1), strict=True)]
+
+    def gradients(
+        self,
+        needs: Sequence[Sequence[bool]],
+        d_said: Tensor,
+        x: Tensor,
+        thin: Sequence[Tensor | None],
+        d_thin: Sequence[Tensor | None],
+        kernels: Kernels,
+    ) -> list[Tensor | None]:
+        """Of the tensors of each that need one, else None."""
+        joined = kernels.weight_gradient(d_said, x).split(self.widths) if any(need[0] for need in needs) else None
+        made: list[Tensor | None] = []
+        for which, (layer, part) in enumerate(zip(self.layers, d_said.split(self.widths, 1), strict=True)):
+            _, *others = layer.gradients((False, *needs[which][1:]), part, x, thin[which], d_thin[which], kernels)
+            made += [joined[which] if joined is not None and needs[which][0] else None, *others]
+        return made
+
+    def _weight(self) -> Tensor:
+        """# (out of all, in)"""
+        return torch.cat([layer.weight for layer in self.layers])
+
+
+def _product(left: Tensor, right: Tensor, added: Tensor | None) -> Tensor:
+    return left @ right if added is None else torch.addmm(added, left, right)
+
+
+@dataclass(frozen=True)
+class BlockLayers:
+    """The layers of a block.
+
+    Args:
+        layers: in the order in which they compute; the first three read the same.
+        parts: all modules below the block.
+    """
+
+    layers: tuple[FusedLayer, ...]
+    parts: tuple[nn.Module, ...]
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """What of them goes through autograd: it takes its time for each, so only what is there."""
+        return [tensor for layer in self.layers for tensor in layer.tensors if tensor is not None]
+
+    @cached_property
+    def joint(self) -> JointLayers:
+        """Queries, keys and values."""
+        return JointLayers(self.layers[:3])
+
+    @cached_property
+    def _there(self) -> list[list[bool]]:
+        return [[tensor is not None for tensor in layer.tensors] for layer in self.layers]
+
+    def by_layer(self, needs: Sequence[bool]) -> list[list[bool]]:
+        """Which tensors of each layer need a gradient, from what autograd says of `tensors`."""
+        each = iter(needs)
+        return [[there and next(each) for there in present] for present in self._there]
+
+    def as_given(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Of the gradients of each layer's tensors those of `tensors`."""
+        return [gradient for gradient, there in zip(gradients, (each for present in self._there for each in present), strict=True) if there]
+
+    def are_listened_to(self) -> bool:
+        """Whether somebody has hooks on a part of the block, who wants that part to be called (hooks on the block itself are called anyway)."""
+        return any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in self.parts
+        )
+
+
+def open_layers(block: nn.Module, modules: Sequence[nn.Module]) -> BlockLayers | None:
+    """The layers of a block; None where one is not a product, or one with an adapter that drops nothing.
+
+    Args:
+        block: of a network.
+        modules: its layers in the order in which they compute.
+    """
+    layers = [_open_layer(module) for module in modules]
+    known = tuple(layer for layer in layers if layer is not None)
+    alike = len({layer.bias is None for layer in known[:3]}) == 1
+    return BlockLayers(known, tuple(part for part in block.modules() if part is not block)) if alike and len(known) == len(layers) else None
+
+
+def _open_layer(module: Any) -> FusedLayer | None:
+    if type(module) is nn.Linear:
         return FusedLayer(module.weight, module.bias, None, None, 1.0)
-    adapted: Any = module
-    if type(module).__name__ == ADAPTER and not adapted.dropout.p and (adapted.base.bias is None or may_be_biased):
-        return FusedLayer(adapted.base.weight, adapted.base.bias, adapted.lora_A, adapted.lora_B, adapted.scale)
+    if type(module).__name__ == ADAPTER and not module.dropout.p:
+        return FusedLayer(module.base.weight, module.base.bias, module.lora_A, module.lora_B, module.scale)
     return None
-
-
-def is_listened_to(block: nn.Module) -> bool:
-    """Whether somebody has hooks on a part of a block, who wants that part to be called (hooks on the block itself are called anyway)."""
-    parts = block.__dict__.get("luthier_parts")
-    if parts is None:  # asked for in each step: to find them takes longer than to look at them
-        parts = block.__dict__["luthier_parts"] = [part for part in block.modules() if part is not block]
-    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)

@@ -142,7 +142,6 @@ class Packing:
         causal: whether a token sees only those before it.
         dropout_keys: the keys for attention's dropout.
         dropout: its probability.
-        starts: where each row begins in the stream, and the last one ends, where rows lie there whole, # (rows + 1,) or None
         rows: where the rows' tokens lie.
     """
 
@@ -153,8 +152,7 @@ class Packing:
     causal: bool
     dropout_keys: DropoutKeys
     dropout: float
-    starts: Tensor | None = None
-    rows: RowPlaces | None = None
+    rows: RowPlaces
     _known: dict[tuple[bool, int], Tensor] = field(default_factory=dict, repr=False)
 
     def scatter(self, values: Sequence[Tensor], clear: bool = False) -> Tensor:
@@ -245,8 +243,7 @@ def pack(
     ends = nn.functional.pad(lengths.cumsum(0), (1, 0))
     places = torch.arange(sum(sizes), device=device) if joint is None else joint.position
     rows = RowPlaces(ends, lengths - torch.tensor(own, device=device), places, len(back) + behind, behind)
-    starts = ends if joint is None else None
-    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout, starts, rows)
+    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout, rows)
 
 
 def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from luthier.core.errors import LuthierError, ModelError
 from luthier.core.run import AGAIN, name_disk_errors
@@ -113,6 +114,20 @@ def can_be_had(name: str, source: Path) -> bool:
     except LuthierError:
         return False
     return True
+
+
+def declare(file: Path, takes: Mapping[str, Sequence[Any]]) -> Any:
+    """A library whose functions return nothing, and take the number of threads behind their other arguments.
+
+    Args:
+        file: compiled.
+        takes: of each function, without `luthier_` before its name, the types of these arguments.
+    """
+    library = ctypes.CDLL(str(file))
+    for name, arguments in takes.items():
+        function = getattr(library, f"luthier_{name}")
+        function.argtypes, function.restype = [*arguments, ctypes.c_int], None
+    return library
 
 
 def load(name: str, source: Path, opened: Callable[[Path], Library]) -> Library:

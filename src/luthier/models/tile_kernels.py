@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from ctypes import Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch import Tensor
 from luthier.core.errors import LuthierError
 from luthier.models import shared_library
 from luthier.models.decoder_kernels import DecoderKernels, Heads
-from luthier.models.dropout import columns, least_kept, scale_kept
+from luthier.models.dropout import RowDropout, head_keys
 from luthier.models.packing import Packing, RowPlaces
 
 NAME, SOURCE = "tiles", Path(__file__).with_name("tile_kernels.cpp")
@@ -26,9 +23,7 @@ class _Rows(Structure):
     _fields_ = [*((name, c_void_p) for name in ("starts", "before", "places", "meetings", "met")), ("rows", c_int64), ("tokens", c_int64)]
 
 
-class KeyedDropout(Structure):
-    """As the compiled code reads it."""
-
+class _KeyedDropout(Structure):
     _fields_ = [("keys", c_void_p), ("columns", c_void_p), ("factor", c_float), ("least", c_int32)]
 
 
@@ -37,64 +32,9 @@ class _Attention(Structure):
         *((name, c_int64) for name in ("heads", "key_heads", "width", "causal")),
         *((name, c_void_p) for name in ("cos", "sin")),
         ("scale", c_float),
-        ("drops", KeyedDropout),
+        ("drops", _KeyedDropout),
         ("head_keys", c_void_p),
     ]
-
-
-@dataclass(frozen=True)
-class Drops:
-    """Dropout of rows, each by its key.
-
-    Args:
-        keys: of each row, int32, # (rows,)
-        width: numbers of a row at most.
-        probability: share that is dropped, 0 < p < 1.
-        dtype: that what is kept is multiplied in: its factor is rounded to that.
-    """
-
-    keys: Tensor
-    width: int
-    probability: float
-    dtype: torch.dtype = torch.bfloat16
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        return columns(-(-self.width // 32) * 16)
-
-    def plain(self) -> KeyedDropout:
-        """As the compiled code reads it."""
-        factor = float(torch.tensor(scale_kept(self.probability), dtype=self.dtype))
-        return KeyedDropout(self.keys.data_ptr(), self._columns.data_ptr(), factor, least_kept(self.probability))
-
-
-NOTHING_DROPS = KeyedDropout(None, None, 1.0, 0)
-
-
-@dataclass(frozen=True)
-class TileHeads(Heads):
-    """How attention goes through a stream of rows that may share a prefix.
-
-    Args:
-        rows: where their tokens lie.
-        causal: whether a token sees only those before it.
-        drops: of the probabilities, by the keys of the stream's tokens.
-        head_keys: of each head, int32, # (heads,)
-    """
-
-    rows: RowPlaces
-    causal: bool = True
-    drops: Drops | None = None
-    head_keys: Tensor | None = None
-
-    def tiles(self) -> tuple[_Rows, _Attention]:
-        """As the compiled code reads it; angles that are empty turn nothing."""
-        rows = self.rows
-        places = (each.data_ptr() for each in (rows.starts, rows.before, rows.places, rows.meetings, rows.met))
-        turned = (self.cos.data_ptr() or None, self.sin.data_ptr() or None, self.scale)
-        drops = (NOTHING_DROPS, None) if self.drops is None or self.head_keys is None else (self.drops.plain(), self.head_keys.data_ptr())
-        attention = _Attention(self.heads, self.key_heads, self.width, self.causal, *turned, *drops)
-        return _Rows(*places, len(rows.before), rows.stream), attention
 
 
 class TileKernels(DecoderKernels):
@@ -110,14 +50,9 @@ class TileKernels(DecoderKernels):
         super().__init__()
         self._tiles = shared_library.load(NAME, SOURCE, _open)
 
-    def plan(
-        self, packing: Packing, window: int, cos: Tensor, sin: Tensor, heads: tuple[int, int], width: int, scale: float
-    ) -> Heads | None:
-        """See `DecoderKernels.plan`."""
-        rows = packing.rows
-        if rows is None or not packing.causal or packing.dropout or 0 < window < rows.longest:
-            return None
-        return TileHeads(rows.starts, cos.contiguous(), sin.contiguous(), *heads, width, scale, rows)
+    def knows(self, packing: Packing, window: int, width: int) -> bool:
+        """See `DecoderKernels.knows`: here rows may be of any length, share a prefix, see both ways, and drop probabilities where they do."""
+        return not packing.causal or not (packing.dropout or 0 < window < packing.rows.longest)
 
     def transpose(self, values: Tensor) -> Tensor:
         """The transpose, contiguous, # (tokens, width) → (width, tokens)"""
@@ -132,25 +67,16 @@ class TileKernels(DecoderKernels):
             return self.transpose(d_said) @ x
         return self.transpose(self.transpose(x) @ d_said)
 
-    def attention(self, given: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """See `DecoderKernels.attention`."""
-        assert isinstance(heads, TileHeads)
-        tokens = len(given)
-        said, total = torch.empty(tokens, heads.heads * heads.width, dtype=given.dtype), torch.empty(tokens, heads.heads)
-        said[tokens - heads.rows.padding :] = 0
-        rows, attention = heads.tiles()
-        self._tiles.luthier_attention(_at(given), byref(rows), byref(attention), _at(said), _at(total), _threads())
-        return said, total
+    def _attend(self, heads: Heads, *tensors: Tensor) -> None:
+        """See `DecoderKernels._attend`."""
+        self._tiles.luthier_attention(
+            _at(tensors[0]), byref(_rows(heads.rows)), byref(_attention(heads)), *map(_at, tensors[1:]), _threads()
+        )
 
-    def attention_gradient(self, given: Tensor, heads: Heads, said: Tensor, total: Tensor, d_said: Tensor) -> Tensor:
-        """See `DecoderKernels.attention_gradient`."""
-        assert isinstance(heads, TileHeads)
-        d_said, d_given = d_said.contiguous(), torch.empty_like(given)
-        d_given[len(given) - heads.rows.padding :] = 0
-        rows, attention = heads.tiles()
-        places = map(_at, (said, total, d_said, d_given))
-        self._tiles.luthier_attention_backward(_at(given), byref(rows), byref(attention), *places, _threads())
-        return d_given
+    def _attend_backward(self, heads: Heads, *tensors: Tensor) -> None:
+        """See `DecoderKernels._attend_backward`."""
+        how = byref(_rows(heads.rows)), byref(_attention(heads))
+        self._tiles.luthier_attention_backward(_at(tensors[0]), *how, *map(_at, tensors[1:]), _threads())
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU (Hendrycks & Gimpel 2016), # (tokens, inner)"""
@@ -165,7 +91,7 @@ class TileKernels(DecoderKernels):
         return said, d_x
 
     def add_norm(
-        self, x: Tensor, rest: Tensor, drops: Drops | None, weight: Tensor, bias: Tensor, eps: float
+        self, x: Tensor, rest: Tensor, drops: RowDropout | None, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer norm (Ba et al. 2016) of a sum, of which dropout has left a part.
 
@@ -181,12 +107,12 @@ class TileKernels(DecoderKernels):
             the sum and its norm, each # (tokens, width), and of each row the mean and what it was multiplied by, # (tokens, 2) fp32
         """
         total, said, factors = torch.empty_like(x), torch.empty_like(x), torch.empty(len(x), 2)
-        places = (byref(drops.plain() if drops else NOTHING_DROPS), _at(weight), _at(bias), eps, _at(total), _at(said), _at(factors))
+        places = (byref(_dropout(drops)), _at(weight), _at(bias), eps, _at(total), _at(said), _at(factors))
         self._tiles.luthier_add_norm(_at(x), _at(rest), *places, *x.shape, _threads())
         return total, said, factors
 
     def add_norm_backward(
-        self, d_said: Tensor, total: Tensor, factors: Tensor, drops: Drops | None, weight: Tensor
+        self, d_said: Tensor, total: Tensor, factors: Tensor, drops: RowDropout | None, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gradients of what dropout acted on in `add_norm` and of what was added, each # (tokens, width)
 
@@ -199,7 +125,7 @@ class TileKernels(DecoderKernels):
         """
         d_rest = torch.empty_like(total)
         d_x = torch.empty_like(total) if drops else d_rest
-        places = (byref(drops.plain() if drops else NOTHING_DROPS), _at(weight), _at(d_rest), _at(d_x))
+        places = (byref(_dropout(drops)), _at(weight), _at(d_rest), _at(d_x))
         self._tiles.luthier_add_norm_backward(_at(d_said), _at(total), _at(factors), *places, *total.shape, _threads())
         return d_x, d_rest
 
@@ -225,13 +151,21 @@ def can_be_had() -> bool:
     return True
 
 
-def are_faster() -> bool:
-    """Whether the processor has matrix tiles, and code for them can be had."""
-    return torch.cpu._is_amx_tile_supported() and can_be_had()
+def _rows(rows: RowPlaces) -> _Rows:
+    """As the compiled code reads it, like those below."""
+    places = (each.data_ptr() for each in (rows.starts, rows.before, rows.places, rows.meetings, rows.met))
+    return _Rows(*places, len(rows.before), rows.stream)
 
 
-OWN = shared_library.OwnKernels("bfloat16", are_faster)
-"""An encoder from scratch."""
+def _attention(of: Heads) -> _Attention:
+    angles = (None if each is None else each.data_ptr() for each in (of.cos, of.sin))
+    return _Attention(of.heads, of.key_heads, of.width, of.causal, *angles, of.scale, _dropout(of.drops), head_keys(of.heads).data_ptr())
+
+
+def _dropout(drops: RowDropout | None) -> _KeyedDropout:
+    if drops is None:
+        return _KeyedDropout(None, None, 1.0, 0)
+    return _KeyedDropout(drops.keys.data_ptr(), drops.columns.data_ptr(), drops.factor(torch.bfloat16), drops.least)
 
 
 _at = Tensor.data_ptr
@@ -240,22 +174,21 @@ _threads = torch.get_num_threads
 
 @functools.cache
 def _open(file: Path) -> Any:
-    library = ctypes.CDLL(str(file))
-    place = c_void_p
-    takes: dict[str, list[Any]] = {
-        "attention": [*[place] * 5, c_int],
-        "attention_backward": [*[place] * 7, c_int],
-        "transpose": [place, c_int64, place, c_int64, c_int64, c_int],
-        "gelu": [place, place, c_int64, c_int],
-        "gelu_backward": [*[place] * 4, c_int64, c_int],
-        "add_norm": [*[place] * 5, c_float, *[place] * 3, c_int64, c_int64, c_int],
-        "add_norm_backward": [*[place] * 7, c_int64, c_int64, c_int],
-        "norm_weights_backward": [*[place] * 5, c_int64, c_int64, c_int],
-        "column_sums": [place, c_int64, place, c_int64, c_int64, c_int],
-    }
-    for name, arguments in takes.items():
-        function = getattr(library, f"luthier_{name}")
-        function.argtypes, function.restype = arguments, None
+    place, count = c_void_p, c_int64
+    library = shared_library.declare(
+        file,
+        {
+            "attention": [*[place] * 5],
+            "attention_backward": [*[place] * 7],
+            "transpose": [place, count, place, count, count],
+            "gelu": [place, place, count],
+            "gelu_backward": [*[place] * 4, count],
+            "add_norm": [*[place] * 5, c_float, *[place] * 3, count, count],
+            "add_norm_backward": [*[place] * 7, count, count],
+            "norm_weights_backward": [*[place] * 5, count, count],
+            "column_sums": [place, count, place, count, count],
+        },
+    )
     library.luthier_open_tiles.restype = c_int
     if library.luthier_open_tiles():
         raise OSError("the system does not give this process its tiles")

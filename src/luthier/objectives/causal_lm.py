@@ -53,9 +53,9 @@ class CausalLm(Component):
 
     def own_kernels(self, base: Base | None) -> OwnKernels | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
-        from luthier.models import decoder_kernels
+        from luthier.models import compiled
 
-        return decoder_kernels.OWN if base is None else None
+        return compiled.DECODERS if base is None else None
 
     @property
     def wide(self) -> int:

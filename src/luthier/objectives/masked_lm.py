@@ -63,9 +63,9 @@ class MaskedLm(Component):
 
     def own_kernels(self, base: Base | None) -> OwnKernels | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
-        from luthier.models import tile_kernels
+        from luthier.models import compiled
 
-        return tile_kernels.OWN if base is None else None
+        return compiled.ENCODERS if base is None else None
 
     @property
     def wide(self) -> int:
