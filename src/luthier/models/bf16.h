@@ -103,6 +103,17 @@ static inline void sweep(int64_t count, Each each) {
     if (i < count) each(i, count - i);
 }
 
+// The numbers of a head by the angles of its place (Su et al. 2021), times a factor; `way`: 1, or -1 for back
+template <typename T>
+static inline void rotate(const T* in, const Half* cos, const Half* sin, float factor, float way, int64_t width, Half* out) {
+    int64_t half = width / 2;
+    sweep(half, [&](int64_t i, int64_t n) {
+        Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + i, n) * factor, s = read(sin + i, n) * (factor * way);
+        write(out + i, one * c - other * s, n);
+        write(out + half + i, other * c + one * s, n);
+    });
+}
+
 static const int64_t PIECE = 1 << 14;  // numbers that a thread takes at once
 
 template <class Each>
@@ -110,4 +121,25 @@ static inline void sweep_threads(int64_t count, int threads, Each each) {
     #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t start = 0; start < count; start += PIECE)
         sweep(std::min(PIECE, count - start), [&](int64_t i, int64_t n) { each(start + i, n); });
+}
+
+static const int64_t SUMMED = 64;  // rows that are added up before they join the others: the same bits on any number of threads
+
+// Sums over rows, each of what `each` adds to it for a row and a place
+template <int COUNT, class Each>
+static void sum_columns(int64_t rows, int64_t width, float* const* to, int threads, Each each) {
+    const int VECTORS = 4;
+    #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t start = 0; start < width; start += VECTORS * LANES) {
+        Floats total[VECTORS][COUNT] = {};
+        int64_t vectors = std::min<int64_t>(VECTORS, (width - start + LANES - 1) / LANES);
+        for (int64_t first = 0; first < rows; first += SUMMED) {
+            Floats part[VECTORS][COUNT] = {};
+            for (int64_t row = first; row < std::min(first + SUMMED, rows); row++)
+                for (int64_t v = 0; v < vectors; v++) each(row, start + v * LANES, std::min<int64_t>(LANES, width - start - v * LANES), part[v]);
+            for (int64_t v = 0; v < vectors; v++) for (int i = 0; i < COUNT; i++) total[v][i] += part[v][i];
+        }
+        for (int64_t v = 0; v < vectors; v++)
+            for (int i = 0; i < COUNT; i++) write(to[i] + start + v * LANES, total[v][i], std::min<int64_t>(LANES, width - start - v * LANES));
+    }
 }

@@ -33,23 +33,9 @@ void luthier_rms_norm_backward(const Half* d_said, const Half* x, const Half* we
 }
 
 void luthier_rms_norm_weight_backward(const Half* d_said, const Half* x, const float* factor, float* d_weight, int64_t rows, int64_t width, int threads) {
-    #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t start = 0; start < width; start += 4 * LANES) {
-        Floats total[4] = {};
-        for (int64_t first = 0; first < rows; first += 64) {
-            Floats part[4] = {};
-            for (int64_t row = first; row < std::min(first + 64, rows); row++)
-                for (int64_t i = 0; i < 4; i++) {
-                    int64_t place = start + i * LANES, n = std::min<int64_t>(LANES, width - place);
-                    if (n > 0) part[i] += read(d_said + row * width + place, n) * (read(x + row * width + place, n) * factor[row]);
-                }
-            for (int i = 0; i < 4; i++) total[i] += part[i];
-        }
-        for (int64_t i = 0; i < 4; i++) {
-            int64_t place = start + i * LANES, n = std::min<int64_t>(LANES, width - place);
-            if (n > 0) write(d_weight + place, total[i], n);
-        }
-    }
+    sum_columns<1>(rows, width, &d_weight, threads, [=](int64_t row, int64_t place, int64_t n, Floats* part) {
+        part[0] += read(d_said + row * width + place, n) * (read(x + row * width + place, n) * factor[row]);
+    });
 }
 
 void luthier_swiglu(const Half* gate, const Half* up, Half* out, int64_t count, int threads) {
@@ -66,18 +52,10 @@ void luthier_swiglu_backward(const Half* gate, const Half* up, const Half* d_sai
 }
 
 void luthier_rotary(const Half* x, int64_t x_row, const Half* cos, const Half* sin, const float* factor, Half* out, int64_t tokens, int64_t heads, int64_t width, int threads) {
-    int64_t half = width / 2;
     #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t token = 0; token < tokens; token++)
-        for (int64_t head = 0; head < heads; head++) {
-            const Half* in = x + token * x_row + head * width;
-            Half* said = out + (token * heads + head) * width;
-            sweep(half, [&](int64_t i, int64_t n) {
-                Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + token * width + i, n) * *factor, s = read(sin + token * width + i, n) * *factor;
-                write(said + i, one * c - other * s, n);
-                write(said + half + i, other * c + one * s, n);
-            });
-        }
+        for (int64_t head = 0; head < heads; head++)
+            rotate(x + token * x_row + head * width, cos + token * width, sin + token * width, *factor, 1.0f, width, out + (token * heads + head) * width);
 }
 
 void luthier_attention_scores_backward(const Half* score, const Half* d_share, const float* total, const float* pulled, const float* first, const float* last, Half* share,

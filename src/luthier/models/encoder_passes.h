@@ -2,8 +2,6 @@
 #pragma once
 #include "keyed_dropout.h"
 
-static const int64_t SUMMED = 64;  // rows that are added up before they join the others: the same bits on any number of threads
-
 // The error function from exp(-x²) (Abramowitz & Stegun 1964, 7.1.26: off by 1.5e-7 at most), for x ≥ 0
 static inline Floats erf_from(Floats x, Floats power) {
     Floats t = 1.0f / (1.0f + 0.3275911f * x);
@@ -17,22 +15,6 @@ static inline void normal_at(Floats x, Floats& share, Floats& density) {
     Floats power = exponential_or_nan(x * x * -0.5f), half = erf_from((Floats)_mm512_abs_ps((__m512)x) * 0.70710678f, power) * 0.5f;
     share = 0.5f + (Floats)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ), (__m512)half, (__m512)(-half));
     density = power * 0.39894228f;
-}
-
-// Sums over rows, each of what `each` says of a row and a place
-template <int COUNT, class Each>
-static void sum_columns(int64_t rows, int64_t width, float* const* to, int threads, Each each) {
-    #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t place = 0; place < width; place += LANES) {
-        int64_t n = std::min<int64_t>(LANES, width - place);
-        Floats total[COUNT] = {};
-        for (int64_t first = 0; first < rows; first += SUMMED) {
-            Floats part[COUNT] = {};
-            for (int64_t row = first; row < std::min(first + SUMMED, rows); row++) each(row, place, n, part);
-            for (int i = 0; i < COUNT; i++) total[i] += part[i];
-        }
-        for (int i = 0; i < COUNT; i++) if (to[i]) write(to[i] + place, total[i], n);
-    }
 }
 
 extern "C" {

@@ -50,31 +50,21 @@ struct Head {
 
 // The tokens of one head, turned by their places' angles where those are given
 static void take(const Half* from, int64_t stride, const Half* cos, const Half* sin, float factor, const Head& head, std::vector<Half>& kept) {
-    int64_t half = head.width / 2;
     for (int64_t token = 0; token < head.length; token++) {
         const Half* in = from + token * stride;
         Half* out = kept.data() + token * head.columns;
-        if (!cos) { std::memcpy(out, in, 2 * head.width); continue; }
-        sweep(half, [&](int64_t i, int64_t n) {
-            Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + token * head.width + i, n) * factor, s = read(sin + token * head.width + i, n) * factor;
-            write(out + i, one * c - other * s, n);
-            write(out + half + i, other * c + one * s, n);
-        });
+        if (cos) rotate(in, cos + token * head.width, sin + token * head.width, factor, 1.0f, head.width, out);
+        else std::memcpy(out, in, 2 * head.width);
     }
 }
 
 // Their gradients, turned back
 static void give(const float* from, const Half* cos, const Half* sin, float factor, const Head& head, Half* to, int64_t stride) {
-    int64_t half = head.width / 2;
     for (int64_t token = 0; token < head.length; token++) {
         const float* in = from + token * head.columns;
         Half* out = to + token * stride;
-        if (!cos) { sweep(head.width, [&](int64_t i, int64_t n) { write(out + i, read(in + i, n), n); }); continue; }
-        sweep(half, [&](int64_t i, int64_t n) {
-            Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + token * head.width + i, n) * factor, s = read(sin + token * head.width + i, n) * factor;
-            write(out + i, one * c + other * s, n);
-            write(out + half + i, other * c - one * s, n);
-        });
+        if (cos) rotate(in, cos + token * head.width, sin + token * head.width, factor, -1.0f, head.width, out);
+        else sweep(head.width, [&](int64_t i, int64_t n) { write(out + i, read(in + i, n), n); });
     }
 }
 

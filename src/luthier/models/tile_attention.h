@@ -47,37 +47,20 @@ struct HeadRoom {
 
 static const int64_t ASKING = 8;  // blocks of queries whose gradients at keys and values are added at once
 
-// Tokens of a head, turned by their places' angles where they have such; zero behind them
-static inline void take_tokens(const Half* from, int64_t stride, const int64_t* places, int64_t count, int64_t filled, const Attention& of, bool turns, float factor, int64_t wide, Half* to) {
-    int64_t half = of.width / 2;
-    for (int64_t token = 0; token < count; token++) {
-        const Half *in = from + places[token] * stride, *cos = of.cos + places[token] * of.width, *sin = of.sin + places[token] * of.width;
-        Half* out = to + token * wide;
-        if (wide > of.width) std::memset(out + of.width, 0, 2 * (wide - of.width));
-        if (!turns || !of.cos) {
-            if (factor == 1.0f) std::memcpy(out, in, 2 * of.width);
-            else sweep(of.width, [&](int64_t i, int64_t n) { write(out + i, read(in + i, n) * factor, n); });
-            continue;
-        }
-        sweep(half, [&](int64_t i, int64_t n) {
-            Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + i, n) * factor, s = read(sin + i, n) * factor;
-            write(out + i, one * c - other * s, n);
-            write(out + half + i, other * c + one * s, n);
-        });
-    }
-    if (filled > count) std::memset(to + count * wide, 0, 2 * (filled - count) * wide);
+// The numbers of a head, or their gradients, rotated where the attention rotates
+template <typename T>
+static inline void turn_head(const T* in, const Attention& of, int64_t place, bool rotates, float factor, float way, Half* out) {
+    if (rotates && of.cos) rotate(in, of.cos + place * of.width, of.sin + place * of.width, factor, way, of.width, out);
+    else sweep(of.width, [&](int64_t i, int64_t n) { write(out + i, read(in + i, n) * factor, n); });
 }
 
-// A gradient, turned back
-static inline void give_token(const float* in, const Attention& of, int64_t place, bool turns, float factor, Half* out) {
-    int64_t half = of.width / 2;
-    if (!turns || !of.cos) { sweep(of.width, [&](int64_t i, int64_t n) { write(out + i, read(in + i, n) * factor, n); }); return; }
-    const Half *cos = of.cos + place * of.width, *sin = of.sin + place * of.width;
-    sweep(half, [&](int64_t i, int64_t n) {
-        Floats one = read(in + i, n), other = read(in + half + i, n), c = read(cos + i, n) * factor, s = read(sin + i, n) * factor;
-        write(out + i, one * c + other * s, n);
-        write(out + half + i, other * c - one * s, n);
-    });
+// Tokens of a head; zero behind them
+static inline void take_tokens(const Half* from, int64_t stride, const int64_t* places, int64_t count, int64_t filled, const Attention& of, bool rotates, float factor, int64_t wide, Half* to) {
+    for (int64_t token = 0; token < count; token++) {
+        turn_head(from + places[token] * stride, of, places[token], rotates, factor, 1.0f, to + token * wide);
+        std::memset(to + token * wide + of.width, 0, 2 * (wide - of.width));
+    }
+    std::memset(to + count * wide, 0, 2 * (filled - count) * wide);
 }
 
 // All of a matrix as the right factor: panels of 32 columns
@@ -227,7 +210,7 @@ static void attend_row_backward(const Half* given, const Rows& rows, const Atten
                     // the scores are not needed any more: of each query, 32 numbers at a time
                     for (int64_t asks = 0; asks < end - start; asks++) std::memcpy(room.d_share + asks * wide + step * SIDE, room.score + asks * SIDE, 4 * SIDE);
                 }
-                for (int64_t asks = start; asks < end; asks++) give_token(room.d_share + (asks - start) * wide, of, places[asks], true, of.scale, d_given + places[asks] * stride + head * width);
+                for (int64_t asks = start; asks < end; asks++) turn_head(room.d_share + (asks - start) * wide, of, places[asks], true, of.scale, -1.0f, d_given + places[asks] * stride + head * width);
                 for (int64_t panel = 0; panel < panels; panel++) {
                     int64_t to = (panel * ASKING + block) * 2 * TILE;
                     order_left({room.share, panels * SIDE, true}, panel * SIDE, panels * SIDE, 0, SIDE, room.share_turned + to);

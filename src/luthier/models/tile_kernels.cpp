@@ -41,8 +41,8 @@ void luthier_attention_backward(const Half* given, const Rows* rows, const Atten
                     for (int64_t place = 0; place < 2 * width; place++) sum[place] += part[place];
                 }
                 Half* to = d_given + token * stride + (of->heads + kept) * width;
-                give_token(sum, *of, token, true, 1.0f, to);
-                give_token(sum + width, *of, token, false, 1.0f, to + of->key_heads * width);
+                turn_head(sum, *of, token, true, 1.0f, -1.0f, to);
+                turn_head(sum + width, *of, token, false, 1.0f, 1.0f, to + of->key_heads * width);
             }
     }
 }
