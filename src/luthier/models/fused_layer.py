@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -98,17 +99,23 @@ class JointLayers:
     def __init__(self, layers: Sequence[FusedLayer]) -> None:
         self.layers = layers
         self.widths = [len(layer.weight) for layer in layers]
+        self.ends = list(accumulate(self.widths))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """What they say, one beside the other, and what goes through the middle of each adapter."""
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
         said = _product(x, self._weight().t(), torch.cat(biases) if biases else None)
-        return said, [layer.adapt(x, part) for layer, part in zip(self.layers, said.split(self.widths, 1), strict=True)]
+        return said, [
+            layer.adapt(x, self._part(said, which)) if layer.lora_a is not None else None for which, layer in enumerate(self.layers)
+        ]
 
     def backward(self, d_said: Tensor, added: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
         """The gradients of what they read, and in the middle of each adapter."""
         d_x = _product(d_said, self._weight(), added)
-        return d_x, [layer.adapt_backward(part, d_x) for layer, part in zip(self.layers, d_said.split(self.widths, 1), strict=True)]
+        return d_x, [
+            layer.adapt_backward(self._part(d_said, which), d_x) if layer.lora_a is not None else None
+            for which, layer in enumerate(self.layers)
+        ]
 
     def gradients(
         self,
@@ -122,10 +129,18 @@ class JointLayers:
         """Of the tensors of each that need one, else None."""
         joined = kernels.weight_gradient(d_said, x).split(self.widths) if any(need[0] for need in needs) else None
         made: list[Tensor | None] = []
-        for which, (layer, part) in enumerate(zip(self.layers, d_said.split(self.widths, 1), strict=True)):
-            _, *others = layer.gradients((False, *needs[which][1:]), part, x, thin[which], d_thin[which], kernels)
-            made += [joined[which] if joined is not None and needs[which][0] else None, *others]
+        for which, layer in enumerate(self.layers):
+            weight, *others = needs[which]
+            made.append(joined[which] if joined is not None and weight else None)
+            if any(others):
+                made += layer.gradients((False, *others), self._part(d_said, which), x, thin[which], d_thin[which], kernels)[1:]
+            else:
+                made += [None] * len(others)
         return made
+
+    def _part(self, said: Tensor, which: int) -> Tensor:
+        """Of what all say, or its gradient, that of one."""
+        return said[:, self.ends[which] - self.widths[which] : self.ends[which]]
 
     def _weight(self) -> Tensor:
         """# (out of all, in)"""
