@@ -34,7 +34,7 @@ from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
@@ -45,7 +45,7 @@ if threads:
     torch.set_num_threads(threads)
 dataset = load_dataset(Data(path=data))
 base = resolve(base)
-experiment, _ = choose(dataset, base, 1)
+experiment, _ = starting_experiment(dataset, base, 1)
 experiment = decide_device_fields(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000), base)
 work = steps(assemble(experiment, base, load_tokenizer(base), dataset.records))
 print(json.dumps({"dtype": experiment.training.dtype, "threads": torch.get_num_threads()}), flush=True)

@@ -34,7 +34,7 @@ from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
@@ -42,7 +42,7 @@ configure_torch()
 folder, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 data = Data(path=folder + "/train.txt", validation=folder + "/validation.txt", test=folder + "/test.txt", task="causal_lm", allow_leakage=True)
 dataset = load_dataset(data, checks=())
-experiment, _ = choose(dataset, None, seed, scratch=True)
+experiment, _ = starting_experiment(dataset, None, seed, scratch=True)
 experiment = decide_device_fields(experiment.set("objective.vocabulary=257", "objective.depth=4", "objective.width=128", "objective.heads=4", "objective.context=64",
                                     "training.batch_size=12", f"training.steps={count}", *sys.argv[4:]))
 work = assemble(experiment, None, family_of("causal_lm").load_processor(None, experiment.objective, dataset), dataset.records)
@@ -60,14 +60,14 @@ import resource, sys, time
 from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
 configure_torch()
 began = time.process_time()
 dataset = load_dataset(Data(path=sys.argv[1], task="causal_lm"))
-experiment, _ = choose(dataset, None, 1, scratch=True)
+experiment, _ = starting_experiment(dataset, None, 1, scratch=True)
 experiment = decide_device_fields(experiment.set("objective.vocabulary=4000", "objective.depth=4", "training.batch_size=8", "training.steps=20"))
 work = assemble(experiment, None, family_of("causal_lm").load_processor(None, experiment.objective, dataset), dataset.records)
 tokens = sum(example.size for example in work.train) + sum(example.size for example in work.validation)

@@ -16,14 +16,14 @@ from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
 data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 configure_torch()
 dataset = load_dataset(Data(path=data + "/sst2"))
-experiment, _ = choose(dataset, None, 1)
+experiment, _ = starting_experiment(dataset, None, 1)
 base = resolve("minilm-l6")
 experiment = decide_device_fields(experiment.replace("training.dtype", dtype), base)
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)

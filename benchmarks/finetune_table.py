@@ -29,7 +29,7 @@ from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose, space_for
+from luthier.studies.defaults import space_for, starting_experiment
 from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.space import Values, apply_values
 from luthier.training.devices import configure_torch, decide_device_fields
@@ -112,11 +112,11 @@ def fill(asked: Any, seed: int, grid: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
         dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-        for base, values in plan(grid, choose(dataset, None, seed)[0]):
+        for base, values in plan(grid, starting_experiment(dataset, None, seed)[0]):
             key = (name, asked.rows, base, json.dumps(values), seed)
             if key in done or base not in asked.only or values.get("adaptation.depth", 0) not in (0, *asked.depths):
                 continue
-            experiment, _ = choose(dataset, resolve(str(cut(asked.bases, base))), seed)
+            experiment, _ = starting_experiment(dataset, resolve(str(cut(asked.bases, base))), seed)
             experiment = experiment.replace("training.epochs", EPOCHS).replace(
                 "training.batch_size", family_of("classification").batch_size(dataset, EPOCHS).value
             )

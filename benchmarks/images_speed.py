@@ -26,14 +26,14 @@ from pathlib import Path
 from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
 configure_torch()
 file, count, dtype, side, batch, network = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
 dataset = load_dataset(Data(path=str(file), task="image_classification", allow_leakage=True), checks=())
-experiment, _ = choose(dataset, None, 1)
+experiment, _ = starting_experiment(dataset, None, 1)
 chosen = {"objective.side": side, "training.batch_size": batch, "training.epochs": 1000, "training.dtype": dtype, "optimizer.lr": 1e-3, "augment.share": 0.0}
 experiment = decide_device_fields(experiment.set(chosen))
 work = assemble(experiment, None, family_of("image_classification").load_processor(None, experiment.objective, dataset), dataset.records)

@@ -23,7 +23,7 @@ from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.pilot.stages.context import RunContext
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.studies.propose import Tried, propose
 from luthier.studies.space import Space, Values
 from luthier.training.assemble import open_objective
@@ -69,7 +69,7 @@ def begin(
     if wrong:
         _spoil(train, wrong)
     dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-    experiment, _ = choose(dataset, resolve(base) if base else None, seed)
+    experiment, _ = starting_experiment(dataset, resolve(base) if base else None, seed)
     return dataset, decide_device_fields(experiment)
 
 

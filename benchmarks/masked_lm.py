@@ -40,7 +40,7 @@ from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
@@ -48,7 +48,7 @@ folder, count, dtype, length, rows = sys.argv[1], int(sys.argv[2]), sys.argv[3],
 configure_torch()
 dataset = load_dataset(Data(path=folder, task="masked_lm"), checks=())
 base = resolve("minilm-l6")
-experiment, _ = choose(dataset, base, 1)
+experiment, _ = starting_experiment(dataset, base, 1)
 experiment = decide_device_fields(experiment.set(f"training.dtype={dtype}", f"objective.max_length={length}", f"training.batch_size={rows}", "training.steps=1000"), base)
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 """ + time_steps("step.tokens")

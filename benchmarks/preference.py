@@ -2,7 +2,7 @@
 
     python benchmarks/preference.py --data DIR --peer-python PYTHON [--quick] --out runs/preference
 
-Loss and gradients: SmolLM2-135M with weights a little away from its own is the policy, SmolLM2-135M the reference, all in fp32; DPO as in equation 7 of Rafailov et al. 2023
+Loss and gradients: SmolLM2-135M with weights a little away from its own is the policy, SmolLM2-135M the reference, in fp32 and in fp64, where rounding is no excuse; DPO as in equation 7 of Rafailov et al. 2023
 (TRL: sigmoid), IPO as in equation 17 of Azar et al. 2023 over mean log-probabilities (TRL: ipo). Speed: adapters of rank 64 on every linear layer, 8 pairs a step, in order;
 TRL with reference log-probabilities computed beforehand, in an environment of its own (`--peer-python`). Tokens are those of both sides of a pair without padding.
 Reads `llamafactory_demo/dpo_en_demo.json` of DIR.
@@ -60,21 +60,23 @@ import torch
 from safetensors.torch import save_file
 from luthier.core.cache import Cache
 from luthier.core.types import Record
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import load_referenced
 from luthier.models.store import resolve
 from luthier.objectives.preference import Preference
-out, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+out, kind, count, dtype = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 base = resolve("smollm2-135m")
 at_work = Preference(loss=kind, max_length=4096).open(load_tokenizer(base), ("prompt",), "chosen")
 examples = at_work.prepare([Record(number, json.loads(line)) for number, line in enumerate(open(out + "/rows.jsonl"), 1)][:count])
 policy = load_referenced(base, 0.0, trained=False)
+round_weights_to(policy, getattr(torch, dtype))
 at_work.begin(policy, examples, Cache())
 from safetensors.torch import load_file
 policy.network.load_state_dict(load_file(out + "/policy/model.safetensors"), strict=False)
 loss = at_work.loss(policy.eval(), at_work.collate(examples, 0, 0))
 (loss.total / loss.count).backward()
-save_file({name: each.grad.to_dense().contiguous() if each.grad.is_sparse else each.grad for name, each in policy.network.named_parameters()}, f"{out}/ours-{kind}.safetensors")
+save_file({name: each.grad.to_dense().contiguous() if each.grad.is_sparse else each.grad for name, each in policy.network.named_parameters()}, f"{out}/ours-{dtype}-{kind}.safetensors")
 print("RESULT", loss.total.item() / loss.count)
 """
 
@@ -101,7 +103,7 @@ TRL_LOSS = (
     + """
 from safetensors.torch import save_file
 out, kind, count, base = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-options = {"dtype": torch.float32, "attn_implementation": sys.argv[5]}
+options = {"dtype": getattr(torch, sys.argv[6]), "attn_implementation": sys.argv[5]}
 policy = AutoModelForCausalLM.from_pretrained(out + "/policy", **options)
 reference = AutoModelForCausalLM.from_pretrained(base, **options)
 tokenizer = AutoTokenizer.from_pretrained(base)
@@ -111,7 +113,7 @@ batch = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id or 0)(rows
 trainer.model.eval()
 loss = trainer._compute_loss(trainer.model, batch, return_outputs=False)
 loss.backward()
-save_file({name: each.grad.contiguous() for name, each in trainer.model.named_parameters()}, f"{out}/{sys.argv[5]}-{kind}.safetensors")
+save_file({name: each.grad.contiguous() for name, each in trainer.model.named_parameters()}, f"{out}/{sys.argv[5]}-{sys.argv[6]}-{kind}.safetensors")
 print("RESULT", loss.item())
 """
 )
@@ -174,10 +176,10 @@ def compare(out: Path, kind: str, names: tuple[str, str]) -> tuple[float, float,
     """How far two gradients are apart: the share of the second's length, the largest single difference, and that length."""
     from safetensors.torch import load_file
 
-    one, other = (load_file(out / f"{who}-{kind}.safetensors") for who in names)
+    one, other = ({name: value.double() for name, value in load_file(out / f"{who}-{kind}.safetensors").items()} for who in names)
     shared = sorted(one.keys() & other.keys())
-    apart = sum(float((one[name] - other[name]).double().square().sum()) for name in shared) ** 0.5
-    whole = sum(float(other[name].double().square().sum()) for name in shared) ** 0.5
+    apart = sum(float((one[name] - other[name]).square().sum()) for name in shared) ** 0.5
+    whole = sum(float(other[name].square().sum()) for name in shared) ** 0.5
     return apart / whole, max(float((one[name] - other[name]).abs().max()) for name in shared), whole
 
 
@@ -212,12 +214,19 @@ if __name__ == "__main__":
 
     for kind in ("dpo", "ipo"):
         if not any(row.get("loss") == kind for row in kept):
-            ours = measure(sys.executable, OUR_LOSS, given.out, kind, compared)
-            theirs = {name: measure(given.peer_python, TRL_LOSS, given.out, kind, compared, base, name) for name in ("sdpa", "eager")}
-            apart, most, length = compare(given.out, kind, ("ours", "sdpa"))
-            keep({"loss": kind, "luthier": ours, "trl": theirs["sdpa"], "apart": abs(ours - theirs["sdpa"]) / theirs["sdpa"],
-                  "gradients apart": apart, "largest difference": most, "gradient length": length,
-                  "trl's two attentions apart": compare(given.out, kind, ("eager", "sdpa"))[0]})  # fmt: skip
+            row: dict[str, object] = {"loss": kind}
+            for dtype in ("float32", "float64"):
+                ours = measure(sys.executable, OUR_LOSS, given.out, kind, compared, dtype)
+                theirs = {
+                    name: measure(given.peer_python, TRL_LOSS, given.out, kind, compared, base, name, dtype) for name in ("sdpa", "eager")
+                }
+                apart, most, length = compare(given.out, kind, (f"ours-{dtype}", f"sdpa-{dtype}"))
+                row[dtype] = {"luthier": ours, "trl": theirs["sdpa"], "apart": abs(ours - theirs["sdpa"]) / theirs["sdpa"],
+                              "gradients apart": apart, "largest difference": most, "gradient length": length,
+                              "trl's two attentions apart": compare(given.out, kind, (f"eager-{dtype}", f"sdpa-{dtype}"))[0]}  # fmt: skip
+            for name in ("ours", "sdpa", "eager"):  # what rounding to fp32 alone does to each
+                row[f"{name}: rounding"] = compare(given.out, kind, (f"{name}-float32", "sdpa-float64"))[0]
+            keep(row)
     for number in range(rounds):
         for dtype in dtypes:
             if any(row.get("round") == number and row["dtype"] == dtype for row in kept):

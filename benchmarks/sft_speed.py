@@ -49,13 +49,13 @@ from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
 configure_torch()
 dataset = load_dataset(Data(path=sys.argv[1], allow_leakage=True))
-experiment, _ = choose(dataset, None, 1)
+experiment, _ = starting_experiment(dataset, None, 1)
 base = resolve("smollm2-135m")
 experiment = decide_device_fields(experiment, base).replace("adaptation.kind", sys.argv[3])
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)

@@ -20,7 +20,7 @@ from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import PackedNetwork, load_tokenizer
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
@@ -48,7 +48,7 @@ def measure(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -
                 before = [{"role": "system", "content": prompt}] if words else []
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
         dataset = load_dataset(Data(path=str(path), allow_leakage=True), checks=())
-    experiment, _ = choose(dataset, None, 1)
+    experiment, _ = starting_experiment(dataset, None, 1)
     experiment = decide_device_fields(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), dataset.records)

@@ -26,14 +26,14 @@ from pathlib import Path
 from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 configure_torch()
 folder = Path(sys.argv[1])
 dataset = load_dataset(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
                       input=("en",), target="de", allow_leakage=True), checks=())
-experiment, _ = choose(dataset, None, 1)
+experiment, _ = starting_experiment(dataset, None, 1)
 experiment = decide_device_fields(experiment)
 work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, dataset), dataset.records)
 work.model.network.save_pretrained(folder / "network")
@@ -53,7 +53,7 @@ from pathlib import Path
 from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
@@ -61,7 +61,7 @@ configure_torch()
 folder, count, dtype = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dataset = load_dataset(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
                       input=("en",), target="de", allow_leakage=True), checks=())
-experiment, _ = choose(dataset, None, 1)
+experiment, _ = starting_experiment(dataset, None, 1)
 experiment = decide_device_fields(experiment.replace("training.dtype", dtype))
 work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, dataset), dataset.records)
 """ + time_steps("step.tokens")

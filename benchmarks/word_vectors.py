@@ -52,7 +52,7 @@ from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.word_vectors import write_word2vec
 from luthier.evaluation.score import score
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
@@ -60,7 +60,7 @@ torch.set_num_threads(1)
 configure_torch()
 file, task, changes, seed, out = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
 dataset = load_dataset(Data(path=file, task=task, format="tsv", header=False, validation_share=0.02, test_share=0.02), checks=())
-experiment, _ = choose(dataset, None, seed, scratch=True)
+experiment, _ = starting_experiment(dataset, None, seed, scratch=True)
 experiment = experiment.set(changes)
 family = family_of(task)
 experiment = decide_device_fields(experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)}))

@@ -16,7 +16,7 @@ from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import Component, build, from_table, set_at_path
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
-from luthier.data.rows import names_table
+from luthier.data.row_files import names_table
 from luthier.data.spec import TEXT_FIELDS, Data
 from luthier.families import OBJECTIVES
 from luthier.models.spec import Model

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.read_rows import read
-from luthier.data.rows import names_table
+from luthier.data.row_files import names_table
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import PLAIN, jsonl, rows, sentence, table

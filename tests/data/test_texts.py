@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.data.rows import Reading
+from luthier.data.row_files import FileOfRows
 from luthier.data.sources.texts import read_texts
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
@@ -29,7 +29,7 @@ def test_a_stray_file_beside_the_sub_folders_is_left_out_by_name_and_they_stay_t
 
 
 def test_where_many_files_lie_beside_sub_folders_these_are_no_labels(tmp_path: Path) -> None:
-    found = read_texts(Reading(folder_of(tmp_path / "texts", stray=30)))
+    found = read_texts(FileOfRows(folder_of(tmp_path / "texts", stray=30)))
     assert found.columns == ["text", "file"]
     assert len(found.values) == 90
     assert not found.rejected

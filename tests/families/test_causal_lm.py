@@ -25,7 +25,7 @@ from luthier.families.causal_lm import n_grams, xz
 from luthier.families.recognise import load_dataset
 from luthier.models.causal import inner_width, make_bpe, make_generator, parameters
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm, CausalLmObjective
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 from luthier.training.assemble import assemble
 from luthier.training.devices import decide_device_fields
 from luthier.training.prove import find_disproved, prove
@@ -298,7 +298,7 @@ def novels(tmp_path_factory) -> Any:
 def find_failed(dataset: Any) -> set[str]:
     """The proofs that fail on a tiny run over these rows."""
     family = family_of("causal_lm")
-    experiment, _ = choose(dataset, None, 1, scratch=True)
+    experiment, _ = starting_experiment(dataset, None, 1, scratch=True)
     small = ("vocabulary=300", "depth=2", "width=32", "heads=2", "context=16")
     experiment = decide_device_fields(
         experiment.set(*(f"objective.{each}" for each in small), "training.dtype=float32", "optimizer.lr=0.003")

@@ -13,7 +13,7 @@ from tests.conftest import make_base, rows
 FAMILY = '''
 from typing import Literal
 
-from luthier.data.reading import Columns
+from luthier.data.row_reader import Columns
 from luthier.families.text_classification import TextClassification
 from luthier.objectives.classification import Classification
 

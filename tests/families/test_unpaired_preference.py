@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, ExperimentError, OutOfMemory
 from luthier.core.types import Example, Loss, Record
 from luthier.data.judged_answers import is_good
 from luthier.data.read_rows import read
-from luthier.data.reading import Columns
+from luthier.data.row_reader import Columns
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score

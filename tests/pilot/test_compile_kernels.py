@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,30 @@ def test_what_is_not_kept_is_compiled_and_the_run_says_so(bases, monkeypatch: py
 )
 def test_others_compile_nothing(bases, monkeypatch: pytest.MonkeyPatch, family: str, facts: dict[str, Any]) -> None:
     assert compile_run(bases, monkeypatch, family, **facts) == (0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("kept", "works", "words"),
+    [(False, True, ["some seconds, once"]), (True, True, []), (False, False, ["some seconds, once", "goes on without"])],
+    ids=["compiled", "kept already", "no compiler that works"],
+)
+def test_of_an_objectives_own_code_the_same_is_said(monkeypatch: pytest.MonkeyPatch, kept: bool, works: bool, words: list[str]) -> None:
+    from luthier.models import word_kernels
+
+    tried: list[int] = []
+    own = replace(word_kernels.OWN, are_kept=lambda: kept, can_be_had=lambda: (tried.append(1), works)[1])
+    monkeypatch.setattr(word_kernels, "OWN", own)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said: list[str] = []
+    place: Any = Place()
+    reporter: Any = SimpleNamespace(say=said.append)
+    asked = experiment("word2vec", "", objective__model="cbow", training__dtype="float32", training__kernels="auto")
+    compile_where_it_is_faster(place, asked, None, reporter)
+    assert [part in line for part, line in zip(words, said, strict=True)] == [True] * len(words)
+    assert len(tried) == (not kept)
+    assert place.events == ([] if works else ["not_compiled"])
+    compile_where_it_is_faster(place, asked.replace("objective.model", "skip_gram"), None, reporter)
+    assert len(said) == len(words)
 
 
 def test_where_compiling_fails_the_run_goes_on_and_the_reason_is_kept(bases, monkeypatch: pytest.MonkeyPatch) -> None:

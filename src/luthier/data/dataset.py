@@ -16,8 +16,9 @@ from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
 from luthier.data.parts import keep_normal, split_groups, split_rows
 from luthier.data.read_rows import read
-from luthier.data.reading import Recognise, RowKind, RowReader
-from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem
+from luthier.data.row_files import ENDINGS, format_of, plain_stem
+from luthier.data.row_reader import Recognise, RowKind, RowReader
+from luthier.data.rows import Rejected
 from luthier.data.sources.images import KEPT
 from luthier.data.sources.npz import parts_of
 from luthier.data.spec import Data

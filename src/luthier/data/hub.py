@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.core.errors import DataError, nearest
 from luthier.core.hub import Unreachable, fetch_files, files_of
-from luthier.data.rows import ENDINGS
+from luthier.data.row_files import ENDINGS
 from luthier.data.spec import Data
 
 PARTS = {"train": "path", "validation": "validation", "valid": "validation", "dev": "validation", "val": "validation", "test": "test"}

@@ -12,7 +12,7 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.core.words import plural
-from luthier.data.reading import RowReader
+from luthier.data.row_reader import RowReader
 from luthier.data.spec import Data
 from luthier.data.split import PARTS, join_groups, split, split_by_time
 

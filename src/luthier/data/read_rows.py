@@ -7,7 +7,8 @@ from pathlib import Path
 from luthier.core.errors import DataError, nearest
 from luthier.data import SOURCES
 from luthier.data.archives import TEXT_FORMATS, choose_member, is_packed, on_disk
-from luthier.data.rows import ENDINGS, UNREAD, Reading, Rejected, Rows, format_of, names_table, unfit_reason
+from luthier.data.row_files import ENDINGS, UNREAD, FileOfRows, format_of, names_table
+from luthier.data.rows import Rejected, Rows, unfit_reason
 from luthier.data.sources.images import describe_images, image_column, images_of
 from luthier.data.sources.texts import texts_in
 from luthier.data.spans import describe_tokens
@@ -54,7 +55,7 @@ def read(
         raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
     if is_packed(path) and name not in (*TEXT_FORMATS, "npz"):
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
-    rows = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    rows = reject_unreadable_rows(SOURCES[name](FileOfRows(path, encoding, header, most, seed, sheet)), str(path))
     rows = describe_tokens(rows, str(path))
     if path.is_dir() or there != path:
         return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.data.near_duplicates import normalise
-from luthier.data.reading import Columns, RowKind
+from luthier.data.row_reader import Columns, RowKind
 from luthier.data.rows import Rows
 
 LOOKED_AT = 2_000

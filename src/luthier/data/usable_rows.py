@@ -11,7 +11,7 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.core.words import plural, several
-from luthier.data.reading import Columns, RowReader
+from luthier.data.row_reader import Columns, RowReader
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 

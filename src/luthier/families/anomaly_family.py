@@ -11,7 +11,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural, with_article
 from luthier.data.infer import TARGET_NAMES, find_label, text_of
-from luthier.data.reading import Columns, RowView
+from luthier.data.row_reader import Columns, RowView
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data

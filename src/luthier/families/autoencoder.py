@@ -12,7 +12,7 @@ from luthier.core.errors import DataError
 from luthier.core.pictures import as_data
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Scores
-from luthier.data.reading import Columns, RowKind
+from luthier.data.row_reader import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data

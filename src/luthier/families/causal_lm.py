@@ -11,7 +11,7 @@ from luthier.core.errors import ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.near_duplicates import clusters
-from luthier.data.reading import RowView
+from luthier.data.row_reader import RowView
 from luthier.data.sources.passages import POSITION
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO

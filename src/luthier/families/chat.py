@@ -12,7 +12,7 @@ from luthier.data.chat import conversation, prompt
 from luthier.data.chat import prompt_turns as asked_turns
 from luthier.data.infer import find_conversation
 from luthier.data.judged_answers import say_one_kind
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO

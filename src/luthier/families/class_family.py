@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.proof import Proof, ProofContext
 from luthier.core.types import Example, Record, Scores
-from luthier.data.reading import Columns, RowView
+from luthier.data.row_reader import Columns, RowView
 from luthier.data.rows import Rejected
 from luthier.data.spec import Data
 from luthier.data.usable_rows import keep_known_classes, reject_label, reject_reason

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.data.infer import find_text
-from luthier.data.reading import Columns, RowKind
-from luthier.data.rows import Rows, format_of, plain_stem
+from luthier.data.row_files import format_of, plain_stem
+from luthier.data.row_reader import Columns, RowKind
+from luthier.data.rows import Rows
 from luthier.data.sources.passages import POSITION
 from luthier.data.sources.texts import ENDINGS, texts_in
 from luthier.data.spec import Data

@@ -12,7 +12,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.check.numbers import find_far
 from luthier.data.near_duplicates import clusters
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO

@@ -11,7 +11,7 @@ from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Example, Inputs, JsonObject, Record, Scores
 from luthier.data.near_duplicates import clusters, normalise
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_reason

@@ -16,7 +16,8 @@ from luthier.core.types import Record
 from luthier.data import similar_images
 from luthier.data.archives import on_disk
 from luthier.data.read_rows import read
-from luthier.data.rows import Rows, names_table
+from luthier.data.row_files import names_table
+from luthier.data.rows import Rows
 from luthier.data.sources.frames import STDIN, describe_value
 from luthier.data.sources.images import ENDINGS, GREY, HEIGHT, KEPT, MODE, PIXELS_HASH, THUMBNAIL, WIDTH, images_of
 from luthier.data.spec import Data

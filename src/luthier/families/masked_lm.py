@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import HELD_OUT, Example, Record, Scores
-from luthier.data.reading import RowKind
+from luthier.data.row_reader import RowKind
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import affordable_depth, row_for
 from luthier.families.causal_lm_proofs import trained_is_served

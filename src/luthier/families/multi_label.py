@@ -13,7 +13,7 @@ from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
 from luthier.data.infer import TARGET_NAMES, find_pair, find_text
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spans import LABEL_COLUMNS, TOKEN_COLUMNS, has_tokens
 from luthier.data.spec import Data

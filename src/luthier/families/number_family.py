@@ -12,7 +12,7 @@ from luthier.core.proof import Proof, ProofContext
 from luthier.core.types import Example, Record, Scores
 from luthier.data.check.numbers import HOPELESS, find_far
 from luthier.data.infer import TARGET_NAMES, find_label
-from luthier.data.reading import Columns
+from luthier.data.row_reader import Columns
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_reason

@@ -11,7 +11,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.near_duplicates import normalise
 from luthier.data.pairs import SIDES, pair_of
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.families import preference_proofs, token_proofs

@@ -10,7 +10,7 @@ from luthier.core.errors import DataError
 from luthier.data.dataset import QUICK, Dataset
 from luthier.data.dataset import load_dataset as load_with
 from luthier.data.infer import refuse_columns
-from luthier.data.reading import Columns
+from luthier.data.row_reader import Columns
 from luthier.data.rows import Rows
 from luthier.data.sources.images import ENDINGS as IMAGES
 from luthier.data.sources.images import KEPT

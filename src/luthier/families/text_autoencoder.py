@@ -13,7 +13,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Scores
 from luthier.core.words import plural
 from luthier.data.infer import find_text
-from luthier.data.reading import Columns, RowKind
+from luthier.data.row_reader import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.families import text_autoencoder_proofs, text_defaults, token_proofs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example
 from luthier.data.infer import count_values, find_label, find_pair, find_text
-from luthier.data.reading import Columns, RowKind
+from luthier.data.row_reader import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.data.written_numbers import REMEDY, describe_written_numbers

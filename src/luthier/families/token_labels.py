@@ -12,7 +12,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
 from luthier.data.infer import find_text
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spans import LABEL_COLUMNS, SPANS, TEXT, Span, has_tokens, spans_of, wrong_spans
 from luthier.data.spec import Data

@@ -14,7 +14,7 @@ from luthier.core.words import several
 from luthier.data.groups import Groups
 from luthier.data.infer import mean_length, refuse_empty
 from luthier.data.near_duplicates import clusters, normalise
-from luthier.data.reading import Columns, RowKind
+from luthier.data.row_reader import Columns, RowKind
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO

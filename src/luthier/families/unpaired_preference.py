@@ -24,7 +24,7 @@ from luthier.data.judged_answers import (
     tells_two,
 )
 from luthier.data.near_duplicates import normalise
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.row_reader import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.families import token_proofs, unpaired_preference_proofs

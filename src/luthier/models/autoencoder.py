@@ -18,6 +18,7 @@ from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from luthier.core.errors import ModelError
+from luthier.models.fused_maps import norm_within
 from luthier.models.vision import MIDDLE, ConvolutionModel, stages_for
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
     def decode(self, code: Tensor) -> Tensor:
         """The image that a code stands for, from -1 to 1 and a little beyond, # (examples, code) → (examples, channels, side, side)"""
         top, side = cast(Any, self.config).hidden_sizes[-1], self.sides[0]
-        maps = relu(self.from_code(self.dropout(code))).view(-1, top, side, side)
+        maps = relu(self.from_code(self.dropout(code))).view(-1, top, side, side).contiguous(memory_format=torch.channels_last)
         for wide, (convolution, norm) in zip(self.sides[1:], cast(Any, self.decoder), strict=True):
-            maps = relu(norm(convolution(interpolate(maps, size=(wide, wide), mode="nearest"))))
+            maps = norm_within(norm, convolution(interpolate(maps, size=(wide, wide), mode="nearest")), floor=0.0)
         return self.to_pixels(maps)
 
 
@@ -119,7 +120,7 @@ class AutoencoderModel(ConvolutionModel):
         inputs = self.target(batch)
         if "noise" in batch.each:
             inputs = inputs + batch.each["noise"]
-        code, log_variance = self.network.encode(inputs.to(self.network.to_code.weight.dtype))
+        code, log_variance = self.network.encode(inputs.to(self.network.to_code.weight.dtype, memory_format=torch.channels_last))
         sampled = code
         if log_variance is not None and "draw" in batch.each:
             sampled = code + (0.5 * log_variance).exp() * batch.each["draw"].to(code.dtype)

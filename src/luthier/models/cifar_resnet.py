@@ -11,10 +11,12 @@ from typing import Any
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
 
 # isort: split
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
+from luthier.models.fused_maps import norm_within
 from luthier.models.image_stages import StagedNetwork
 
 SIDE = 32
@@ -78,9 +80,11 @@ class BasicBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width)"""
-        output = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
-        past = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-        return functional.relu(output + past)
+        inner, past = norm_within(self.bn1, self.conv1(maps), floor=0.0), maps
+        if self.more or self.stride > 1:
+            past = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+            past = past.contiguous(memory_format=torch.channels_last) if maps.is_contiguous(memory_format=torch.channels_last) else past
+        return norm_within(self.bn2, self.conv2(inner), past, floor=0.0)
 
 
 class CifarResNet(StagedNetwork):
@@ -106,7 +110,7 @@ class CifarResNet(StagedNetwork):
 
     def stem_maps(self, pixels: Tensor) -> Tensor:
         """What the first convolution makes of images, # (examples, channels, height, width)"""
-        return functional.relu(self.bn1(self.conv1(pixels)))
+        return norm_within(self.bn1, self.conv1(pixels), floor=0.0)
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:

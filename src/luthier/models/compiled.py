@@ -61,9 +61,11 @@ def load() -> DecoderKernels:
     return TileKernels() if torch.cpu._is_amx_tile_supported() else DecoderKernels()
 
 
-DECODERS = shared_library.OwnKernels("bfloat16", lambda: torch.cpu._is_avx512_bf16_supported() and can_be_had())
+DECODERS = shared_library.OwnKernels(
+    ("bfloat16",), lambda: can_be_had(), lambda: are_kept(), lambda: torch.cpu._is_avx512_bf16_supported()
+)  # fmt: skip
 """Of decoders from scratch: where the processor multiplies in bf16, with tiles or with vectors; without either bf16 is slow."""
-ENCODERS = shared_library.OwnKernels("bfloat16", lambda: torch.cpu._is_amx_tile_supported() and can_be_had())
+ENCODERS = shared_library.OwnKernels(("bfloat16",), lambda: can_be_had(), lambda: are_kept(), lambda: torch.cpu._is_amx_tile_supported())
 """Of encoders from scratch: on tiles alone."""
 
 

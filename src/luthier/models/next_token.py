@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.compiled import Kernels
+from luthier.models.precision import precise_dtype
 
 PRECISE = 64
 """Positions whose logits exist in fp32 at once: few enough to stay in a processor's caches."""
@@ -27,7 +28,7 @@ def next_token_loss(
         smoothing: share of each target that is spread evenly over the vocabulary (label smoothing), 0 ≤ smoothing < 1.
 
     Returns:
-        the sum, which gradients flow back from, and what each position adds to it, without gradient, # (learned,) fp32
+        the sum, which gradients flow back from, and what each position adds to it, without gradient, # (learned,) fp32 (fp64 where the states are)
     """
     made_for = kernels is not None and said.dtype == kernels.dtype and not smoothing  # they know that alone
     learning, used = torch.is_grad_enabled(), kernels if made_for else None
@@ -41,7 +42,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Kernels | None, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        losses = said.new_empty(len(said), dtype=torch.float32)
+        losses = said.new_empty(len(said), dtype=precise_dtype(said))
         states_learn, weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
         d_said = torch.empty_like(said) if states_learn else None
         d_weight = None
@@ -75,10 +76,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _token_losses(logits: Tensor, target: Tensor, learning: bool, smoothing: float = 0.0) -> Tensor:
-    """What each position loses; where something learns, its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
+    """What each position loses; where something learns, its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32 or fp64"""
     losses, at_once = [], len(logits) if logits.is_cuda else PRECISE
     for low, right in zip(logits.split(at_once), target.split(at_once), strict=True):
-        precise = low.float()
+        precise = low.to(precise_dtype(low))
         largest, hit = precise.amax(-1), precise.gather(1, right[:, None])[:, 0]
         if smoothing:
             hit = (1 - smoothing) * hit + smoothing * precise.mean(-1)

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 
 from luthier.models.dropout import by_head, dropout_scale, site_key
 from luthier.models.packing import AttentionGroup, Packing, band_mask
+from luthier.models.precision import precise_dtype
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
@@ -84,7 +85,7 @@ def _probabilities(q: Tensor, k: Tensor, group: AttentionGroup, causal: bool, wi
             score += group.mask
     if score.is_cuda:
         return score.softmax(-1)
-    precise = score.float()  # in bf16 a processor's own softmax takes three times as long
+    precise = score.to(precise_dtype(score))  # in bf16 a processor's own softmax takes three times as long
     return torch.softmax(precise, -1, out=precise).to(score.dtype)
 
 

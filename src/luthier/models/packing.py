@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.dropout import DropoutKeys
+from luthier.models.precision import precise_dtype
 from luthier.models.shared_prefix import SharedPrefix
 
 SHORT = 24
@@ -179,8 +180,9 @@ class Packing:
         if (False, heads) not in self._known:
             self._known[False, heads] = _places([group.keys for group in self.groups], heads).flatten()
         gathered = _end_to_end(values).index_select(0, self._known[False, heads]).view(-1, heads, width)
-        total = torch.zeros(len(self.back), heads, width, device=gathered.device)  # in fp32, for many may be added
-        return total.index_add_(0, self.shared, gathered.float()).to(gathered.dtype)
+        dtype = precise_dtype(gathered)  # many may be added
+        total = torch.zeros(len(self.back), heads, width, dtype=dtype, device=gathered.device)
+        return total.index_add_(0, self.shared, gathered.to(dtype)).to(gathered.dtype)
 
 
 def _end_to_end(values: Sequence[Tensor]) -> Tensor:

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from luthier.models.modes import has_statistics
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def precise_dtype(values: Tensor) -> torch.dtype:
+    """The dtype that sums and exponentials of some values are taken in: fp32, or fp64 where they are fp64 themselves."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def round_weights_to(network: Network, dtype: torch.dtype) -> Network:

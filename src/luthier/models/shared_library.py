@@ -32,12 +32,16 @@ class OwnKernels:
     """Compiled code that an objective's steps have of their own.
 
     Args:
-        computes_in: the dtype that the model has to compute in.
-        are_faster: whether it can be had on this processor, and is the faster one there.
+        computes_in: the dtypes that the model may compute in.
+        can_be_had: whether it can be loaded; it is compiled first where it is not kept.
+        are_kept: whether it need not be compiled any more.
+        suits: whether it is the faster one on this processor.
     """
 
-    computes_in: str
-    are_faster: Callable[[], bool]
+    computes_in: tuple[str, ...]
+    can_be_had: Callable[[], bool]
+    are_kept: Callable[[], bool]
+    suits: Callable[[], bool] = lambda: True
 
 
 def library_file(name: str, source: Path) -> Path:

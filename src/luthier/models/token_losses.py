@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.next_token import _token_losses
+from luthier.models.precision import precise_dtype
 
 
 def token_losses(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256) -> Tensor:
@@ -20,7 +21,7 @@ def token_losses(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256)
         chunk: positions whose logits exist at once.
 
     Returns:
-        # (learned,) fp32
+        # (learned,) fp32 (fp64 where the states are)
     """
     return cast(Tensor, _TokenLosses.apply(said, weight, target, chunk, torch.is_grad_enabled()))
 
@@ -33,7 +34,7 @@ class _TokenLosses(torch.autograd.Function):
         states_learn, ctx.weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
         known = states_learn and not ctx.weight_learns
         d_said = torch.empty_like(said) if known else None
-        losses = said.new_empty(len(said), dtype=torch.float32)
+        losses = said.new_empty(len(said), dtype=precise_dtype(said))
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
             logits = said[part] @ weight.t()  # (chunk, vocabulary)

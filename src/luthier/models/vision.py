@@ -20,6 +20,7 @@ from luthier.models.base import ONE_SIDE, OWN_VISION
 from luthier.models.cifar_resnet import CifarResNet
 from luthier.models.dropout import attach
 from luthier.models.efficientnet_lite import EfficientNetLite
+from luthier.models.fused_maps import fuse_maps
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
@@ -83,6 +84,14 @@ class ConvolutionModel(nn.Module):
     def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
+
+    def load_kernels(self) -> None:
+        """Compute what lies between convolutions by compiled code while training; it is compiled first where it is not kept.
+
+        Raises:
+            ModelError: it cannot be had.
+        """
+        fuse_maps(self.network)
 
 
 class ImageNetwork(ConvolutionModel):

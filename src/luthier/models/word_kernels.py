@@ -110,7 +110,12 @@ def can_be_had() -> bool:
     return shared_library.can_be_had(NAME, SOURCE)
 
 
-OWN = shared_library.OwnKernels("float32", can_be_had)
+def are_kept() -> bool:
+    """Whether the code for this machine need not be compiled any more."""
+    return shared_library.library_file(NAME, SOURCE).is_file()
+
+
+OWN = shared_library.OwnKernels(("float32",), can_be_had, are_kept)
 """A step of CBOW."""
 
 

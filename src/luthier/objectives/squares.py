@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -18,6 +18,12 @@ from luthier.data.sources.images import DECODING, MEMORY, SECONDS
 from luthier.data.sources.sandbox import read_each
 from luthier.objectives.objective import BaseObjective
 
+if TYPE_CHECKING:
+    from luthier.models.base import Base
+    from luthier.models.shared_library import OwnKernels
+
+NETWORKS = ("resnet", "efficientnet_lite", "cifar_resnet")
+"""Whose batch norms and pooling there is compiled code for."""
 FEWEST_PIXELS = 8
 """Side that the network needs."""
 UNIT = 64
@@ -73,6 +79,12 @@ class SquaresSpec(ReadSquares):
 
     width: int = Field(default=32, ge=4, le=512, description="Channels of the first stage; each further stage has twice as many.")
     depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage, of two convolutions each.")
+
+    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+        """Compiled code that stands in for torch's operations in its steps on a processor: what lies between the convolutions of the networks that are known there."""
+        from luthier.models import image_kernels
+
+        return image_kernels.OWN if base is None or base.family in NETWORKS else None
 
 
 def decode(records: Sequence[Record], column: str, side: int, channels: int) -> list[np.ndarray]:

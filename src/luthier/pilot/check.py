@@ -17,7 +17,8 @@ from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
 from luthier.data.dataset import QUICK, Dataset, applicable_checks
 from luthier.data.read_rows import read
-from luthier.data.rows import ENDINGS, format_rows
+from luthier.data.row_files import ENDINGS
+from luthier.data.rows import format_rows
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
 from luthier.data.usable_rows import tidy_label

@@ -32,7 +32,7 @@ from luthier.pilot.stages.foreign_keys import (
     recognise_trainer,
     trains_adapters,
 )
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 
 LARGEST = 1 << 20
 """Bytes of a trainer's file."""
@@ -302,7 +302,7 @@ def _parse_whole(config: Mapping[str, Any], key: str, usual: int) -> int:
 
 def _experiment(dataset: Dataset, config: Mapping[str, Any], key_map: KeyMap) -> Experiment:
     """The default for these rows, with everything that the file says in its place."""
-    experiment, _ = choose(dataset, None, 1, AUTO)
+    experiment, _ = starting_experiment(dataset, None, 1, AUTO)
     changes = {path: value for path, value, _ in key_map.mapped.values() if path != ROWS}
     if LENGTHS[0] in changes and LENGTHS[0].partition(".")[2] not in type(experiment.objective).model_fields:
         changes[LENGTHS[1]] = changes.pop(LENGTHS[0])

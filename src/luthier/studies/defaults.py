@@ -1,7 +1,7 @@
 """Where a run starts from, and what a search varies around it.
 
 The values and their reasons are not here: each family gives its own (`defaults` and `learning_rate` in `families/`; of texts from the tables of
-`families/text_defaults.py`). `choose` makes an experiment of them.
+`families/text_defaults.py`). `starting_experiment` makes an experiment of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _centre(dimension: Dimension, value: Any) -> Dimension:
     return dimension.model_copy(update={"centre": value, "options": options})
 
 
-def choose(
+def starting_experiment(
     dataset: Dataset,
     base: Base | None,
     seed: int,

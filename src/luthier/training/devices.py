@@ -48,13 +48,34 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     training = experiment.training
     dtype = choose_dtype(training.dtype)
     objective: Any = experiment.objective
-    own = objective.own_kernels(base) if hasattr(objective, "own_kernels") else None
+    own = own_kernels(experiment, base)
     kernels = choose_kernels(training.kernels, dtype, base, own)
     width = base.width if base is not None else getattr(objective, "wide", getattr(objective, "width", 0))
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
     chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
+
+
+def own_kernels(experiment: Experiment, base: Base | None) -> OwnKernels | None:
+    """Compiled code that the experiment's objective has of its own; None where it has none.
+
+    Args:
+        experiment: with the objective.
+        base: that is trained.
+    """
+    objective: Any = experiment.objective
+    return objective.own_kernels(base) if hasattr(objective, "own_kernels") else None
+
+
+def own_is_faster(dtype: str, own: OwnKernels) -> bool:
+    """Whether an objective's own compiled code would be the faster one here.
+
+    Args:
+        dtype: what the model computes in, or auto.
+        own: that code.
+    """
+    return choose_dtype(dtype) in own.computes_in and not torch.cuda.is_available() and own.suits()
 
 
 def choose_kernels(asked: str, dtype: str, base: Base | None, own: OwnKernels | None = None) -> str:
@@ -71,17 +92,17 @@ def choose_kernels(asked: str, dtype: str, base: Base | None, own: OwnKernels | 
     Raises:
         ExperimentError: compiled kernels are asked for where they cannot be used.
     """
-    computes_in = own.computes_in if own else "bfloat16"
-    fits = dtype == computes_in and not torch.cuda.is_available()
+    computes_in = own.computes_in if own else ("bfloat16",)
+    fits = dtype in computes_in and not torch.cuda.is_available()
     if asked == "compiled" and not fits:
         raise ExperimentError(
-            f"training.kernels=compiled is for {computes_in} on a processor{' here' if own else ''}, and this run computes in {dtype} on {device().type}",
+            f"training.kernels=compiled is for {' or '.join(computes_in)} on a processor{' here' if own else ''}, and this run computes in {dtype} on {device().type}",
             "set training.kernels=auto",
         )
     if asked != "auto":
         return asked
     if own:
-        return "compiled" if fits and own.are_faster() else "plain"
+        return "compiled" if own_is_faster(dtype, own) and own.can_be_had() else "plain"
     return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.can_be_had() else "plain"
 
 

@@ -13,7 +13,7 @@ from luthier.core.finding import Finding, Severity
 from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.data.near_duplicates import clusters, normalise
-from luthier.data.reading import RowKind
+from luthier.data.row_reader import RowKind
 from luthier.data.sources.images import PIXELS_HASH, THUMBNAIL
 
 SHOWN = 200

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from luthier.core.errors import DataError, NoRows
 from luthier.core.extras import require_extra
-from luthier.data.rows import Reading, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rows
 from luthier.data.sources.sandbox import LIMITS
 
 SECONDS = 600
@@ -72,22 +73,22 @@ for path in sys.argv[3:]:
 )
 
 
-def read_parquet(reading: Reading) -> Rows:
+def read_parquet(source: FileOfRows) -> Rows:
     """Read a Parquet file, or all of a folder in the order of their names; a row's number takes the place of its line."""
-    files = sorted(reading.path.glob("*.parquet")) if reading.path.is_dir() else [reading.path]
+    files = sorted(source.path.glob("*.parquet")) if source.path.is_dir() else [source.path]
     if not files:
-        raise DataError(f"the folder {reading.path} holds no .parquet file", "give the file itself")
-    return _rows(files, reading, "parquet")
+        raise DataError(f"the folder {source.path} holds no .parquet file", "give the file itself")
+    return _rows(files, source, "parquet")
 
 
-def read_arrow(reading: Reading) -> Rows:
+def read_arrow(source: FileOfRows) -> Rows:
     """Read an Arrow file or stream."""
-    return _rows([reading.path], reading, "arrow")
+    return _rows([source.path], source, "arrow")
 
 
-def read_saved(reading: Reading) -> Rows:
+def read_saved(source: FileOfRows) -> Rows:
     """Read a folder that the datasets library saved; a loading script in it is never run."""
-    folder = reading.path
+    folder = source.path
     state = folder / "state.json"
     if not state.exists():
         parts = [entry.name for entry in sorted(folder.iterdir()) if (entry / "state.json").exists()]
@@ -102,17 +103,17 @@ def read_saved(reading: Reading) -> Rows:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise DataError(f"{state} names the file {name!r}, which is not in the folder", "save the data set again with save_to_disk")
-    return _rows([folder / name for name in names], reading, "arrow")
+    return _rows([folder / name for name in names], source, "arrow")
 
 
-def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
-    path = reading.path
+def _rows(files: list[Path], source: FileOfRows, kind: str) -> Rows:
+    path = source.path
     require_extra("pyarrow", f"{path}: reading {kind}", DataError)
     for file in files:
         if file.stat().st_size == 0:
             raise NoRows(f"{file} is empty", "give a file with at least 30 rows")
     command = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
-    rows, number = reading.rows(), 0
+    rows, number = source.rows(), 0
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=quiet) as child:
         late = threading.Timer(SECONDS, child.kill)

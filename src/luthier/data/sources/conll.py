@@ -6,7 +6,8 @@ import re
 from collections import Counter
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 from luthier.data.spans import SPANS, TEXT, join_tokens, spans_of_words
 
 COMMENT = re.compile(r"# ?\w+ = ")
@@ -15,16 +16,16 @@ DOCUMENT = "-DOCSTART-"
 """Stands at the beginning of a document in the sets of CoNLL 2003."""
 
 
-def read_conll(reading: Reading) -> Rows:
+def read_conll(source: FileOfRows) -> Rows:
     """Read a sentence a row: its text, the tokens joined by spaces, and its spans. A file of one column has no labels.
 
     Raises:
         DataError: its lines are no columns.
     """
-    path = str(reading.path)
+    path = str(source.path)
     sentences: list[tuple[int, list[tuple[int, list[str]]]]] = []
     fresh = True
-    with reading.stream("\n") as stream:
+    with source.stream("\n") as stream:
         for number, line in enumerate(stream, 1):
             fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
             if COMMENT.match(line):
@@ -38,7 +39,7 @@ def read_conll(reading: Reading) -> Rows:
             sentences[-1][1].append((number, fields))
     counts = Counter(len(fields) for _, lines in sentences for _, fields in lines)
     width = counts.most_common(1)[0][0] if counts else 0
-    rows = reading.rows([TEXT] if width < 2 else [TEXT, SPANS])
+    rows = source.rows([TEXT] if width < 2 else [TEXT, SPANS])
     for first, lines in sentences:
         short = next(((number, fields) for number, fields in lines if len(fields) != width), None)
         if short is not None:

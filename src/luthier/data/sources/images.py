@@ -14,7 +14,8 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.words import plural
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 from luthier.data.sources.sandbox import LIMITS, read_each
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
@@ -174,9 +175,9 @@ def pixels(path: Path, side: int) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(answer["bytes"]), dtype=np.uint8).reshape(height, width, 3)
 
 
-def read_images(reading: Reading) -> Rows:
+def read_images(source: FileOfRows) -> Rows:
     """Read a folder's images in the order of their names, each with its sub-folder as its label where there are some; links are not followed out of it."""
-    folder = reading.path
+    folder = source.path
     files = images_of(folder)
     if not files:
         raise DataError(
@@ -184,7 +185,7 @@ def read_images(reading: Reading) -> Rows:
         )
     loose = [path for path in files if len(path.relative_to(folder).parts) == 1]
     if len(loose) == len(files):
-        table = reading.rows(["image"])
+        table = source.rows(["image"])
         for number, path in enumerate(files, 1):
             table.add(number, {"image": path.name})
         table.thin()
@@ -195,7 +196,7 @@ def read_images(reading: Reading) -> Rows:
             f"{folder}: {loose[0].name} lies in no sub-folder, so it has no class, and {next(path for path in files if path not in loose).relative_to(folder)} has one",
             "put the images of each class into a sub-folder of its own, or give a table with the columns image and label",
         )
-    table = reading.rows(["image", "label"])
+    table = source.rows(["image", "label"])
     for number, path in enumerate(files, 1):
         table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
     table.thin()

@@ -13,7 +13,8 @@ from typing import Any
 from luthier.core.errors import DataError, NoRows, nearest
 from luthier.core.extras import require_extra
 from luthier.data.archives import ALWAYS, MOST_TIMES, on_disk
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 from luthier.data.sources.images import DARKEST, KEPT, MEMORY, READER, SCALING, SECONDS
 from luthier.data.sources.sandbox import LIMITS, read_each
 
@@ -61,13 +62,13 @@ for line in sys.stdin:
 """Looks at the values of a part's arrays, in a process of its own, and says the labels."""
 
 
-def read_npz(reading: Reading) -> Rows:
+def read_npz(source: FileOfRows) -> Rows:
     """Read the images of a file, or of one part of it, each with its label where there are some.
 
     Raises:
         DataError: it is no such file, an array is a pickle or of the wrong form, or images and labels do not go together.
     """
-    path = reading.path
+    path = source.path
     file = on_disk(path)
     require_extra("PIL", f"{path}: reading images", DataError)
     arrays = _headers(file)
@@ -82,7 +83,7 @@ def read_npz(reading: Reading) -> Rows:
             f"{file}: {said['why']}",
             f"mend the array, {AS_PICTURES}",
         )
-    table = reading.rows(["image", *(["label"] if "labels" in said else []), *KEPT])
+    table = source.rows(["image", *(["label"] if "labels" in said else []), *KEPT])
     names = [f"{images}/{number:05}.png" for number in range(shape[0])]
     for number, (name, facts) in enumerate(zip(names, read_each(READER, [file / name for name in names], SECONDS, MEMORY), strict=True), 1):
         values = {"image": name, **({"label": said["labels"][number - 1]} if "labels" in said else {})}

@@ -6,27 +6,28 @@ import json
 from typing import Any
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 
 
-def read_lines(reading: Reading) -> Rows:
+def read_lines(source: FileOfRows) -> Rows:
     """Read one JSON object a line; only a line feed ends a line."""
-    with reading.stream() as stream:
+    with source.stream() as stream:
         start = next((line for line in stream if line.strip()), "")
-    return _array(reading) if start.lstrip()[:1] == "[" else _lines(reading)
+    return _array(source) if start.lstrip()[:1] == "[" else _lines(source)
 
 
-def read_array(reading: Reading) -> Rows:
+def read_array(source: FileOfRows) -> Rows:
     """Read a JSON array of objects."""
-    with reading.stream("\n") as stream:
+    with source.stream("\n") as stream:
         start = next((line for line in stream if line.strip()), "")
         several = any(line[:1] == "{" for line in stream)
-    return _lines(reading) if start.lstrip()[:1] == "{" and several else _array(reading)
+    return _lines(source) if start.lstrip()[:1] == "{" and several else _array(source)
 
 
-def _lines(reading: Reading) -> Rows:
-    path, rows = str(reading.path), reading.rows()
-    with reading.stream("\n") as stream:
+def _lines(source: FileOfRows) -> Rows:
+    path, rows = str(source.path), source.rows()
+    with source.stream("\n") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -37,15 +38,15 @@ def _lines(reading: Reading) -> Rows:
     return _require_rows(rows, path)
 
 
-def _array(reading: Reading) -> Rows:
-    path = str(reading.path)
+def _array(source: FileOfRows) -> Rows:
+    path = str(source.path)
     try:
-        rows = _parse(reading.text())
+        rows = _parse(source.text())
     except (ValueError, RecursionError) as problem:
         raise DataError(f"{path} is not valid JSON: {problem}", "give a JSON array of objects, or one object a line as .jsonl") from None
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", _where_rows_lie(rows))
-    table = reading.rows()
+    table = source.rows()
     for number, row in enumerate(rows, 1):
         _add(table, path, number, row)
     return _require_rows(table, path)

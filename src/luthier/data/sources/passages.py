@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from luthier.core.errors import DataError, NoRows
 from luthier.core.words import plural
-from luthier.data.rows import HALF, Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import HALF, Rejected, Rows
 from luthier.data.sources.documents import NEEDS, texts_of
 from luthier.data.sources.texts import texts_in
 
@@ -91,16 +92,16 @@ class Document:
         return {"text": self.text[slice(*span)] if span else self.text, **more}
 
 
-def read_passages(reading: Reading) -> Rows:
+def read_passages(source: FileOfRows) -> Rows:
     """Read a text file, or a folder of them in the order of their names.
 
     Raises:
         DataError: there is no text, or too little of it.
     """
-    path = reading.path
+    path = source.path
     files = texts_in(path) if path.is_dir() else [path]
-    rows = reading.rows(["text", "file"])
-    documents = list(_documents(files, path, reading.encoding, rows.rejected))
+    rows = source.rows(["text", "file"])
+    documents = list(_documents(files, path, source.encoding, rows.rejected))
     total = sum(document.characters for document in documents)
     if total < FEWEST_CHARACTERS:
         first = (
@@ -144,7 +145,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
             document = Document(path, text, len(text), 0) if text is not None else None
         else:
             try:
-                document = _read_plain(Reading(path, encoding))
+                document = _read_plain(FileOfRows(path, encoding))
             except DataError as problem:
                 if path == root:
                     raise DataError(problem.message, "give some text" if isinstance(problem, NoRows) else problem.remedy) from None
@@ -155,20 +156,20 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
             yield document
 
 
-def _read_plain(reading: Reading) -> Document:
+def _read_plain(source: FileOfRows) -> Document:
     """A text file, read a piece at a time; its text is kept only where the bytes are not simply UTF-8.
 
     Raises:
         DataError: it is empty, compressed, binary, or in another encoding.
     """
     characters = 0
-    with reading.stream() as stream, reading.path.open("rb") as raw:
+    with source.stream() as stream, source.path.open("rb") as raw:
         simple = stream.encoding.lower().startswith("utf-8") and raw.read(3) != b"\xef\xbb\xbf"
         for piece in iter(lambda: stream.read(1 << 20), ""):
             characters += len(piece)
             simple = simple and "\0" not in piece and not HALF.search(piece)
-    size = reading.path.stat().st_size
-    return Document(reading.path, None if simple else _unix(reading.text()), characters, size)
+    size = source.path.stat().st_size
+    return Document(source.path, None if simple else _unix(source.text()), characters, size)
 
 
 def _spans(document: Document, length: int) -> list[tuple[int, int]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from luthier.core.errors import DataError, NoRows
 from luthier.core.words import plural
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 
 csv.field_size_limit(1 << 30)
 
@@ -27,10 +28,10 @@ MOST_BROKEN = 100_000
 """Rows of another width after which reading goes on only where most are sound."""
 
 
-def read_commas(reading: Reading) -> Rows:
+def read_commas(source: FileOfRows) -> Rows:
     """Read comma-separated rows; quotes may hold commas and line ends."""
-    path = str(reading.path)
-    with reading.stream() as stream:
+    path = str(source.path)
+    with source.stream() as stream:
         first = stream.readline()
         if first.lstrip("\ufeff \t").startswith(('{"', '[{"')):
             raise DataError(
@@ -46,19 +47,19 @@ def read_commas(reading: Reading) -> Rows:
         reader = csv.reader(stream, strict=True)
         last = [0]
         try:
-            return _refuse_swallowed(table_of(_number_lines(reader, last), reading), path)
+            return _refuse_swallowed(table_of(_number_lines(reader, last), source), path)
         except csv.Error as problem:
             raise DataError(
-                f"{path}, line {last[0] + 1}: {problem} (a quote is opened and never closed, or stands inside a cell): {_line(reading, last[0] + 1)!r}",
+                f"{path}, line {last[0] + 1}: {problem} (a quote is opened and never closed, or stands inside a cell): {_line(source, last[0] + 1)!r}",
                 'double a quote that belongs to the text: ""',
             ) from None
 
 
-def read_tabs(reading: Reading) -> Rows:
+def read_tabs(source: FileOfRows) -> Rows:
     """Read tab-separated rows; a quote is a character like any other."""
-    with reading.stream(newline=None) as stream:
+    with source.stream(newline=None) as stream:
         lines = ((number, line.removesuffix("\n")) for number, line in enumerate(stream, 1))
-        return _quotes_kept(table_of(((number, line.split("\t")) for number, line in lines if line != ""), reading), path=str(reading.path))
+        return _quotes_kept(table_of(((number, line.split("\t")) for number, line in lines if line != ""), source), path=str(source.path))
 
 
 def _refuse_swallowed(rows: Rows, path: str) -> Rows:
@@ -110,22 +111,22 @@ def _number_lines(reader: Any, last: list[int]) -> Iterator[tuple[int, list[str]
         last[0] = reader.line_num
 
 
-def _line(reading: Reading, number: int) -> str:
-    with reading.stream() as stream:
+def _line(source: FileOfRows, number: int) -> str:
+    with source.stream() as stream:
         return next(islice(stream, number - 1, None), "").rstrip("\r\n")[:60]
 
 
-def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
+def table_of(cells: Iterator[tuple[int, list[str]]], source: FileOfRows) -> Rows:
     """Rows with names, of cells that are texts.
 
     Args:
         cells: the line of each row and its cells.
-        reading: what was asked for.
+        source: what was asked for.
 
     Raises:
         DataError: no rows, columns without a name of their own, or rows of different widths.
     """
-    path, header = str(reading.path), reading.header
+    path, header = str(source.path), source.header
     firsts = list(islice(cells, LOOKED_AT))
     if not firsts:
         raise NoRows(f"{path} holds no rows", "give a file with at least 30 rows")
@@ -145,8 +146,8 @@ def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
         )
     if width == 1 and header:
         _refuse_other_mark([row for _, row in firsts], path)
-    rows = reading.rows(names, header)
-    if reading.header is None and header and _are_sentences(names):
+    rows = source.rows(names, header)
+    if source.header is None and header and _are_sentences(names):
         rows.notes.append((
             f"{path}: line 1 was taken for the names of the columns, and {names[0][:40]!r} looks like a text",
             "if it is a row, say so: --set data.header=false (the columns are then column_1, column_2, …), or add a line with their names above it",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.core.words import plural
-from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rejected, Rows
 from luthier.data.sources.documents import NEEDS, texts_of
 
 ENDINGS = (".txt", ".md", ".markdown", ".rst", ".text", *NEEDS)
@@ -14,9 +15,9 @@ FEW_STRAY = 0.05
 """Share of the texts that may lie beside sub-folders which still are labels: a README, notes."""
 
 
-def read_texts(reading: Reading) -> Rows:
+def read_texts(source: FileOfRows) -> Rows:
     """Read the folder's text files in the order of their names; links are not followed out of it."""
-    folder = reading.path
+    folder = source.path
     files = texts_in(folder)
     if not files:
         raise DataError(
@@ -25,7 +26,7 @@ def read_texts(reading: Reading) -> Rows:
         )
     stray = [path for path in files if path.parent == folder]
     labelled = len(stray) <= FEW_STRAY * len(files)
-    rows = reading.rows(["text", "file", "label"] if labelled else ["text", "file"])
+    rows = source.rows(["text", "file", "label"] if labelled else ["text", "file"])
     if labelled and stray:
         files = [path for path in files if path.parent != folder]
         rows.rejected += [Rejected(str(path), 1, "it lies in no sub-folder, so it has no label", path.name) for path in stray]
@@ -36,7 +37,7 @@ def read_texts(reading: Reading) -> Rows:
     documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
         values = {"file": str(path.relative_to(folder))}
-        text, why = next(documents) if path.suffix.lower() in NEEDS else _read_plain(path, reading.encoding)
+        text, why = next(documents) if path.suffix.lower() in NEEDS else _read_plain(path, source.encoding)
         if text is None:
             rows.rejected.append(Rejected(str(path), number, why, values["file"]))
             continue
@@ -56,6 +57,6 @@ def texts_in(folder: Path) -> list[Path]:
 
 def _read_plain(path: Path, encoding: str) -> tuple[str | None, str]:
     try:
-        return Reading(path, encoding).text(), ""
+        return FileOfRows(path, encoding).text(), ""
     except DataError as problem:
         return None, problem.message.removeprefix(f"{path} ")

@@ -16,7 +16,8 @@ from luthier.core.errors import DataError, NoRows, nearest
 from luthier.core.extras import require_extra
 from luthier.core.words import several
 from luthier.data.archives import ALWAYS, MOST_TIMES
-from luthier.data.rows import Reading, Rows
+from luthier.data.row_files import FileOfRows
+from luthier.data.rows import Rows
 from luthier.data.sources.sandbox import LIMITS
 from luthier.data.sources.separated import table_of
 
@@ -81,24 +82,24 @@ for row in rows:
 )
 
 
-def read_workbook(reading: Reading) -> Rows:
+def read_workbook(source: FileOfRows) -> Rows:
     """Read one sheet of a workbook: the one that was asked for, else the first with a table in it.
 
     Raises:
         DataError: no reader is installed, the file is damaged or locked, or there is no such sheet.
     """
-    path = reading.path
+    path = source.path
     require_extra("python_calamine", f"{path}: reading Excel workbooks", DataError, "save the sheet as CSV")
-    _refuse_unsound(reading)
-    lines = _read_sheet(reading)
+    _refuse_unsound(source)
+    lines = _read_sheet(source)
     about = next(lines)
     if "sheets" in about:
-        raise DataError(f"{path} has no sheet {reading.sheet!r}", nearest(str(reading.sheet), about["sheets"]))
+        raise DataError(f"{path} has no sheet {source.sheet!r}", nearest(str(source.sheet), about["sheets"]))
     cells: Iterator[tuple[int, list[str]]] = ((int(number), row) for number, row in lines)
     name = about["name"]
     others = {other: count for other, count in about["held"].items() if other != name}
     try:
-        rows = table_of(_below_title(cells, reading, name), reading)
+        rows = table_of(_below_title(cells, source, name), source)
     except DataError as problem:
         more = f"; another sheet: --set data.sheet={next(iter(others))!r}" if others else ""
         raise DataError(f"{problem.message} (sheet {name!r})", problem.remedy + more) from None
@@ -112,9 +113,9 @@ def read_workbook(reading: Reading) -> Rows:
     return rows
 
 
-def _refuse_unsound(reading: Reading) -> None:
+def _refuse_unsound(source: FileOfRows) -> None:
     """Refuse what is no workbook, is locked, or unpacks to too much."""
-    path = reading.path
+    path = source.path
     with path.open("rb") as handle:
         start = handle.read(8)
     if start.startswith(b"\xd0\xcf\x11\xe0"):
@@ -136,10 +137,10 @@ def _refuse_unsound(reading: Reading) -> None:
         raise DataError(f"{path} unpacks to {whole >> 20:,} MiB", "save the sheet as CSV, and give that file")
 
 
-def _read_sheet(reading: Reading) -> Iterator[Any]:
+def _read_sheet(source: FileOfRows) -> Iterator[Any]:
     """What the reader says, a line of JSON at a time."""
-    path = reading.path
-    command = [sys.executable, "-I", "-c", READER, str(MEMORY), str(path.absolute()), reading.sheet or ""]
+    path = source.path
+    command = [sys.executable, "-I", "-c", READER, str(MEMORY), str(path.absolute()), source.sheet or ""]
     with tempfile.TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as child:
         late = threading.Timer(SECONDS, child.kill)
         late.start()
@@ -160,14 +161,14 @@ def _read_sheet(reading: Reading) -> Iterator[Any]:
         raise DataError(f"{path} is not a sound Excel workbook: {how[:300]}", "save it again as .xlsx")
 
 
-def _below_title(cells: Iterator[tuple[int, list[str]]], reading: Reading, name: str) -> Iterator[tuple[int, list[str]]]:
+def _below_title(cells: Iterator[tuple[int, list[str]]], source: FileOfRows, name: str) -> Iterator[tuple[int, list[str]]]:
     """The rows as they are, unless a title stands above the names of the columns."""
     firsts = list(islice(cells, 30))
     counts = [_count_filled(row) for _, row in firsts]
     if len(counts) > 2 and counts[0] == 1 and sorted(counts)[len(counts) // 2] > 1:
         title = next(cell for cell in firsts[0][1] if cell.strip())
         raise DataError(
-            f"{reading.path}, row {firsts[0][0]}: it holds one cell ({title[:40]!r}), while the rows below hold {max(counts)}: a title above the names of the columns?",
+            f"{source.path}, row {firsts[0][0]}: it holds one cell ({title[:40]!r}), while the rows below hold {max(counts)}: a title above the names of the columns?",
             "delete what stands above the names of the columns: they are looked for in the first row",
         )
     return chain(firsts, cells)

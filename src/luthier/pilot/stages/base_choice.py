@@ -13,7 +13,7 @@ from luthier.families.family import Family
 from luthier.models.base import Base
 from luthier.models.store import list_bases, resolve
 from luthier.pilot.stages.base_similarity import BaseSimilarity, compare_base, rank_bases
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 
 PASSES = 3
 """A step of training takes about as long as reading its rows three times: forwards once, and backwards twice that."""
@@ -130,5 +130,5 @@ def _cost_of_token(base: Base) -> int:
 
 def _training_seconds(similarity: BaseSimilarity, base: Base, dataset: Dataset) -> float:
     """About how many seconds its training takes, from how long one pass took."""
-    epochs = choose(dataset, base, 1)[0].training.epochs or 0
+    epochs = starting_experiment(dataset, base, 1)[0].training.epochs or 0
     return PASSES * epochs * similarity.seconds * len(dataset.records["train"]) / max(similarity.rows, 1)

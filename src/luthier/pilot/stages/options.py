@@ -16,7 +16,7 @@ from luthier.core.interfaces import Reporter
 from luthier.core.words import with_article
 from luthier.data.dataset import Dataset
 from luthier.data.hub import from_hub
-from luthier.data.rows import names_table
+from luthier.data.row_files import names_table
 from luthier.data.spec import TEXT_FIELDS, Data
 from luthier.evaluation.metric_choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
@@ -27,7 +27,7 @@ from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
 from luthier.objectives.objective import LENGTHS, fit_length
 from luthier.pilot.stages.metric import PATH, settle_metric
-from luthier.studies.defaults import choose
+from luthier.studies.defaults import starting_experiment
 
 if TYPE_CHECKING:
     from luthier.models.base import Base
@@ -173,16 +173,18 @@ def choose_experiment(
     if name is None:
         own = resolve_own_base(dataset, reporter)
         given = seconds if own is None else None  # the size of a base is given
-        return apply_overrides(*choose(dataset, own, seed, metric, own=True, seconds=given), assignments, dataset, own, given)
+        return apply_overrides(*starting_experiment(dataset, own, seed, metric, own=True, seconds=given), assignments, dataset, own, given)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None, seconds)
+        return apply_overrides(
+            *starting_experiment(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None, seconds
+        )
     if name == AUTO:
         from luthier.pilot.stages.base_choice import choose_base
 
         suiting, why = choose_base(dataset, seconds, reporter)
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        experiment, choices = apply_overrides(*choose(dataset, suiting, seed, metric), others, dataset, suiting)
+        experiment, choices = apply_overrides(*starting_experiment(dataset, suiting, seed, metric), others, dataset, suiting)
         return experiment, [replace(choice, reason=why) if choice.path == "model.base" else choice for choice in choices]
     from luthier.models.store import resolve
 
@@ -190,7 +192,7 @@ def choose_experiment(
     family = family_of(dataset.spec.task)
     refuse_kind(family, found)
     found = family.read_base(found)
-    return apply_overrides(*choose(dataset, found, seed, metric), assignments, dataset, found)
+    return apply_overrides(*starting_experiment(dataset, found, seed, metric), assignments, dataset, found)
 
 
 def refuse_kind(family: Family, base: Base) -> None:

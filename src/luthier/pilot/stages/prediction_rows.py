@@ -15,7 +15,8 @@ from luthier.data.archives import on_disk
 from luthier.data.chat import check_turns, prompt_turns
 from luthier.data.encodings import choose_encoding
 from luthier.data.read_rows import read
-from luthier.data.rows import Rows, names_table, unfit_reason
+from luthier.data.row_files import names_table
+from luthier.data.rows import Rows, unfit_reason
 from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, read_frame, read_stdin
 from luthier.data.spec import Data
 from luthier.experiment import Changes, as_assignments
