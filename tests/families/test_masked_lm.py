@@ -234,6 +234,7 @@ def test_a_folder_of_texts_is_learned_from_whole_files_or_from_passages_of_a_few
     assert found.records["test"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_folder_makes_a_network_whose_size_follows_the_text_and_which_a_classifier_begins_from(tmp_path: Path) -> None:
     small = ["objective.vocabulary=400", "objective.max_length=32", "training.steps=12", "optimizer.lr=0.003"]
     first = luthier.run(corpus(tmp_path, 40), task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)

@@ -15,7 +15,7 @@ def test_the_feedback_example_becomes_a_classifier_that_transformers_can_use(tmp
     run = luthier.run(
         ROOT / "examples" / "feedback" / "feedback.csv",
         out=tmp_path / "run",
-        set=["data.most_rows=600", "training.epochs=2", "training.ships=trained"],
+        set=["data.most_rows=600", "training.epochs=2", "training.batch_size=16", "training.ships=trained"],
     )
     verdict = run.verdict
     assert verdict is not None
