@@ -55,7 +55,7 @@ class Training(Component):
     )
     kernels: Literal["auto", "plain", "compiled"] = Field(
         default="auto",
-        description="compiled: what lies between the products of a transformer's blocks is computed in compiled passes while it trains in bfloat16 on a processor; needs a C++ compiler once, for some seconds. auto chooses them on a processor with matrix tiles for bases whose blocks are known (Llama, Mistral, Qwen, BERT, RoBERTa, ELECTRA), and for a causal language model from scratch also on one with bf16 vectors, and is written down. CBOW (word2vec) in float32 has code of its own, which auto takes where there is a compiler.",
+        description="compiled: what lies between the products of a transformer's blocks is computed in compiled passes while it trains in bfloat16 on a processor; needs a C++ compiler once, for some seconds. auto chooses them on a processor with matrix tiles for bases whose blocks are known (Llama, Mistral, Qwen, BERT, RoBERTa, ELECTRA), and for a causal language model from scratch also on one with bf16 vectors, and is written down. Networks for images with batch norm (ResNet, EfficientNet-Lite, from scratch or from a base) in either dtype, and CBOW (word2vec) in float32, have code of their own, which auto takes where there is a compiler.",
     )
     evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
     metric: str = Field(
