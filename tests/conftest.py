@@ -53,7 +53,7 @@ imported = 0
 
 def pytest_collection_finish() -> None:
     """Let Python's collector look again: what was imported and collected until here stays anyway."""
-    gc.set_threshold(10_000, 20, 100)  # to look at everything as often as it does by itself takes a twentieth of the time
+    gc.set_threshold(10_000, 20, 100)  # seldom looks at all objects: as often as by default costs some percent of the time
     gc.enable()
 
 

@@ -94,7 +94,7 @@ def test_a_document_that_ends_or_holds_up_its_reader_costs_only_its_row(tmp_path
     )
     assert broken != documents.READER
     monkeypatch.setattr(documents, "READER", broken)
-    monkeypatch.setattr(documents, "SECONDS", 3)
+    monkeypatch.setattr(documents, "SECONDS", 5)
     found = read(tmp_path)
     assert [row["text"] for row in found.values] == ["a", "c", "e"]
     assert [Path(row.file).stem for row in found.rejected] == ["dies", "hangs"]

@@ -38,7 +38,7 @@ def compile_run(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: facts.get("tiles", True))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(compiled, "are_kept", lambda: facts.get("kept", False))
+    monkeypatch.setattr(compiled, "is_kept", lambda: facts.get("kept", False))
     monkeypatch.setattr(shared_library, "can_compile", lambda: facts.get("compiler", True))
     monkeypatch.setattr(compiled, "load", load)
     place: Any = Place()
@@ -81,7 +81,13 @@ def test_of_an_objectives_own_code_the_same_is_said(monkeypatch: pytest.MonkeyPa
     from luthier.models import word_kernels
 
     tried: list[int] = []
-    own = replace(word_kernels.OWN, are_kept=lambda: kept, can_be_had=lambda: (tried.append(1), works)[1])
+
+    def load() -> None:
+        tried.append(1)
+        if not works:
+            raise ModelError("word_kernels.cpp could not be compiled", "install another C++ compiler (g++)")
+
+    own = replace(word_kernels.OWN, is_kept=lambda: kept, load=load)
     monkeypatch.setattr(word_kernels, "OWN", own)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     said: list[str] = []

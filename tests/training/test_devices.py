@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from luthier.core.errors import ExperimentError
-from luthier.models import compiled, shared_library, tile_kernels
+from luthier.core.errors import ExperimentError, ModelError
+from luthier.models import compiled, shared_library
 from luthier.training import devices
 from luthier.training.devices import decide_device_fields
 from tests.conftest import SELDOM
@@ -66,7 +67,7 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_can_be_had_and_know_the
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(compiled, "can_be_had", lambda: there)
+    monkeypatch.setattr(compiled, "load", load_or_fail(there))
     asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
     found = decide_device_fields(asked, bases(family))
     assert found.training.kernels == kernels
@@ -74,6 +75,16 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_can_be_had_and_know_the
     assert found.training.micro_batch_tokens == at_once
     assert decide_device_fields(found, bases(family)) == found
     assert decide_device_fields(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
+
+
+def load_or_fail(there: bool) -> Callable[[], None]:
+    """Stands in for loading compiled code that is there, or cannot be had."""
+
+    def load() -> None:
+        if not there:
+            raise ModelError("there is no C++ compiler", "install g++")
+
+    return load
 
 
 def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
@@ -128,7 +139,7 @@ def test_a_decoder_from_scratch_computes_by_compiled_code_on_vectors_of_bf16(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
     if tiles:  # this processor may have none, and then no code for them
-        monkeypatch.setattr(tile_kernels, "can_be_had", lambda: True)
+        monkeypatch.setattr(compiled, "load", load_or_fail(True))
     if compiler:
         monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "none"))
         monkeypatch.setenv("CXX", compiler)

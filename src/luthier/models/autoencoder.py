@@ -18,7 +18,7 @@ from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from luthier.core.errors import ModelError
-from luthier.models.fused_maps import norm_within
+from luthier.models.fused_maps import RELU, norm_add_clamp
 from luthier.models.vision import MIDDLE, ConvolutionModel, stages_for
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
         top, side = cast(Any, self.config).hidden_sizes[-1], self.sides[0]
         maps = relu(self.from_code(self.dropout(code))).view(-1, top, side, side).contiguous(memory_format=torch.channels_last)
         for wide, (convolution, norm) in zip(self.sides[1:], cast(Any, self.decoder), strict=True):
-            maps = norm_within(norm, convolution(interpolate(maps, size=(wide, wide), mode="nearest")), floor=0.0)
+            maps = norm_add_clamp(norm, convolution(interpolate(maps, size=(wide, wide), mode="nearest")), bounds=RELU)
         return self.to_pixels(maps)
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
 
 # isort: split
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from luthier.models.fused_maps import norm_within
+from luthier.models.fused_maps import RELU, norm_add_clamp
 from luthier.models.image_stages import StagedNetwork
 
 SIDE = 32
@@ -63,7 +62,7 @@ def config_of(name: str) -> CifarResNetConfig:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions beside which the input goes past.
+    """Two convolutions, whose output the input is added to.
 
     Args:
         wide: channels that come in.
@@ -80,11 +79,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width)"""
-        inner, past = norm_within(self.bn1, self.conv1(maps), floor=0.0), maps
-        if self.more or self.stride > 1:
-            past = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-            past = past.contiguous(memory_format=torch.channels_last) if maps.is_contiguous(memory_format=torch.channels_last) else past
-        return norm_within(self.bn2, self.conv2(inner), past, floor=0.0)
+        inner, residual = norm_add_clamp(self.bn1, self.conv1(maps), bounds=RELU), maps
+        if self.more:
+            residual = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+        return norm_add_clamp(self.bn2, self.conv2(inner), residual, bounds=RELU)
 
 
 class CifarResNet(StagedNetwork):
@@ -110,7 +108,7 @@ class CifarResNet(StagedNetwork):
 
     def stem_maps(self, pixels: Tensor) -> Tensor:
         """What the first convolution makes of images, # (examples, channels, height, width)"""
-        return norm_within(self.bn1, self.conv1(pixels), floor=0.0)
+        return norm_add_clamp(self.bn1, self.conv1(pixels), bounds=RELU)
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from luthier.models import decoder_kernels, shared_library, tile_kernels
 from luthier.models.decoder_kernels import DecoderKernels
 from luthier.models.kernels import KERNELS
+from luthier.models.shared_library import CompiledCode
 from luthier.models.tile_kernels import TileKernels
 
 
@@ -42,14 +44,10 @@ class Plain:
 Kernels = DecoderKernels | Plain
 
 
-def are_kept() -> bool:
+def is_kept() -> bool:
     """Whether the code for this processor need not be compiled any more."""
-    return all(shared_library.library_file(each.NAME, each.SOURCE).is_file() for each in _parts())
-
-
-def can_be_had() -> bool:
-    """Whether there is code for this processor; it is compiled first where it is not kept, in some seconds."""
-    return tile_kernels.can_be_had() if torch.cpu._is_amx_tile_supported() else decoder_kernels.can_be_had()
+    parts = [decoder_kernels, *([tile_kernels] if torch.cpu._is_amx_tile_supported() else [])]
+    return all(shared_library.is_kept(each.NAME, each.SOURCE) for each in parts)
 
 
 def load() -> DecoderKernels:
@@ -61,13 +59,11 @@ def load() -> DecoderKernels:
     return TileKernels() if torch.cpu._is_amx_tile_supported() else DecoderKernels()
 
 
-DECODERS = shared_library.OwnKernels(
-    ("bfloat16",), lambda: can_be_had(), lambda: are_kept(), lambda: torch.cpu._is_avx512_bf16_supported()
-)  # fmt: skip
+def _where(suits: Callable[[], bool]) -> CompiledCode:
+    return CompiledCode(("bfloat16",), lambda: load(), lambda: is_kept(), suits)
+
+
+DECODERS = _where(lambda: torch.cpu._is_avx512_bf16_supported())
 """Of decoders from scratch: where the processor multiplies in bf16, with tiles or with vectors; without either bf16 is slow."""
-ENCODERS = shared_library.OwnKernels(("bfloat16",), lambda: can_be_had(), lambda: are_kept(), lambda: torch.cpu._is_amx_tile_supported())
-"""Of encoders from scratch: on tiles alone."""
-
-
-def _parts() -> list[Any]:
-    return [decoder_kernels, *([tile_kernels] if torch.cpu._is_amx_tile_supported() else [])]
+ENCODERS = BASES = _where(lambda: torch.cpu._is_amx_tile_supported())
+"""Of encoders from scratch, and of bases: on tiles alone, where products are so fast that what lies between them takes most of a step."""

@@ -221,11 +221,6 @@ def _plain(heads: Heads) -> _Heads:
     return _Heads(starts.data_ptr(), *sizes, heads.cos.data_ptr(), heads.sin.data_ptr(), heads.scale)
 
 
-def can_be_had() -> bool:
-    """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
-    return shared_library.can_be_had(NAME, SOURCE)
-
-
 _at = Tensor.data_ptr
 _threads = torch.get_num_threads
 

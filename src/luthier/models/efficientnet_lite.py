@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from luthier.models.fused_maps import OPEN, norm_within
+from luthier.models.fused_maps import OPEN, RELU6, norm_add_clamp
 from luthier.models.image_stages import StagedNetwork
 
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
@@ -26,8 +26,6 @@ STEM, TOP = 32, 1280
 """Channels of the first convolution and of the last: the same in every variant."""
 VARIANTS = {"efficientnet-lite0": (1.0, 1.0, 224), "efficientnet-lite1": (1.0, 1.1, 240), "efficientnet-lite2": (1.1, 1.2, 260)}
 """By how much the channels and the blocks are multiplied, and the side of the images that it was trained on."""
-RELU6 = (0.0, 6.0)
-"""Between which its rectifier says what it is given."""
 EPSILON = 1e-3
 """Of the batch norms."""
 MEAN, DEVIATION = (127 / 255,) * 3, (128 / 255,) * 3
@@ -95,14 +93,14 @@ class SameConvolution(nn.Module):
         self.convolution = nn.Conv2d(wide, out, kernel, stride, padding, groups=groups, bias=False)
         self.normalization = nn.BatchNorm2d(out, eps=EPSILON)
 
-    def forward(self, maps: Tensor, past: Tensor | None = None, floor: float = -OPEN, ceiling: float = OPEN) -> Tensor:
-        """# (examples, channels, height, width) → the same, smaller by the stride; see `norm_within`"""
+    def forward(self, maps: Tensor, residual: Tensor | None = None, bounds: tuple[float, float] = OPEN) -> Tensor:
+        """# (examples, channels, height, width) → the same, smaller by the stride; see `norm_add_clamp`"""
         if self.stride > 1:
             across, down = (
                 max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0) for side in (maps.shape[3], maps.shape[2])
             )
             maps = functional.pad(maps, (across // 2, across - across // 2, down // 2, down - down // 2))
-        return norm_within(self.normalization, self.convolution(maps), past, floor, ceiling)
+        return norm_add_clamp(self.normalization, self.convolution(maps), residual, bounds)
 
 
 class MobileBlock(nn.Module):
@@ -126,16 +124,16 @@ class MobileBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width)"""
-        output = self.expand(maps, None, *RELU6) if self.expand is not None else maps
-        return self.project(self.depthwise(output, None, *RELU6), maps if self.adds else None)
+        output = self.expand(maps, None, RELU6) if self.expand is not None else maps
+        return self.project(self.depthwise(output, None, RELU6), maps if self.adds else None)
 
 
 class TopConvolution(SameConvolution):
     """The last convolution, behind the last stage's blocks."""
 
-    def forward(self, maps: Tensor, past: Tensor | None = None, floor: float = RELU6[0], ceiling: float = RELU6[1]) -> Tensor:
+    def forward(self, maps: Tensor, residual: Tensor | None = None, bounds: tuple[float, float] = RELU6) -> Tensor:
         """# (examples, channels, height, width)"""
-        return super().forward(maps, past, floor, ceiling)
+        return super().forward(maps, residual, bounds)
 
 
 class EfficientNetLite(StagedNetwork):
@@ -165,7 +163,7 @@ class EfficientNetLite(StagedNetwork):
 
     def stem_maps(self, pixels: Tensor) -> Tensor:
         """What the first convolution makes of images, # (examples, channels, height, width)"""
-        return self.stem(pixels, None, *RELU6)
+        return self.stem(pixels, None, RELU6)
 
 
 def rename(state: dict[str, Tensor], config: EfficientNetLiteConfig) -> dict[str, Tensor]:

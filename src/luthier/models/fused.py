@@ -6,7 +6,6 @@ is not kept, so less memory is held than by torch's own operations.
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from luthier.models.compiled_attention import CompiledAttention
 from luthier.models.decoder_kernels import DecoderKernels
 from luthier.models.fused_block import window_of
 from luthier.models.fused_layer import ADAPTER, FusedLayer, JointLayers
+from luthier.models.replaced_forward import replace_forward
 from luthier.models.tile_kernels import TileKernels
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -146,44 +146,31 @@ def fuse(network: Any, kernels: Kernels) -> int:
     Returns:
         how many modules were changed.
     """
-    changed = 0
+    changed, dtypes = 0, (kernels.dtype,)
     for module in network.modules():
         name = type(module).__name__
         if name in NORMS:
-            _instead(module, kernels.dtype, _norm, kernels, torch.tensor(module.variance_epsilon))
+            replace_forward(module, dtypes, _norm, kernels, torch.tensor(module.variance_epsilon))
         elif name in FEEDS and module.config.hidden_act == "silu":
-            _instead(module, kernels.dtype, _feed, kernels)
+            replace_forward(module, dtypes, _feed, kernels)
         elif name in ATTENTIONS and kernels.fits(module.head_dim):
-            _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
+            replace_forward(module, dtypes, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
         elif name in fused_block.BLOCKS and isinstance(kernels, DecoderKernels) and (layers := fused_block.open_block(module)) is not None:
             norms = (module.input_layernorm, module.post_attention_layernorm)
             eps = tuple(torch.tensor(norm.variance_epsilon) for norm in norms)
-            _instead(module, kernels.dtype, fused_block.forward_block, kernels, layers, eps)
+            replace_forward(module, dtypes, fused_block.forward_block, kernels, layers, eps)
         elif (
             name in encoder_block.BLOCKS
             and isinstance(kernels, TileKernels)
             and (layers := encoder_block.open_encoder_block(module)) is not None
         ):
-            _instead(module, kernels.dtype, encoder_block.forward_encoder_block, kernels, layers)
+            replace_forward(module, dtypes, encoder_block.forward_encoder_block, kernels, layers)
         elif name == ADAPTER:
-            _instead(module, kernels.dtype, _adapter_forward, kernels)
+            replace_forward(module, dtypes, _adapter_forward, kernels)
         else:
             continue
         changed += 1
     return changed
-
-
-def _instead(module: nn.Module, dtype: torch.dtype, forward: Any, *more: Any) -> None:
-    """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are of another kind."""
-    own = module.forward
-
-    def choose(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-        x = arguments[0] if arguments else keywords["hidden_states"]
-        if not (self.training and torch.is_grad_enabled() and x.dtype == dtype):
-            return own(*arguments, **keywords)
-        return forward(self, own, *more, *arguments, **keywords)
-
-    module.forward = types.MethodType(choose, module)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tensor:

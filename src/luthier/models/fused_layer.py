@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.compiled import Kernels
+from luthier.models.replaced_forward import are_listened_to
 
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
@@ -99,21 +100,21 @@ class JointLayers:
     def __init__(self, layers: Sequence[FusedLayer]) -> None:
         self.layers = layers
         self.widths = [len(layer.weight) for layer in layers]
-        self.ends = list(accumulate(self.widths))
+        self.places = [slice(end - width, end) for end, width in zip(accumulate(self.widths), self.widths, strict=True)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """What they say, one beside the other, and what goes through the middle of each adapter."""
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
         said = _product(x, self._weight().t(), torch.cat(biases) if biases else None)
         return said, [
-            layer.adapt(x, self._part(said, which)) if layer.lora_a is not None else None for which, layer in enumerate(self.layers)
+            layer.adapt(x, said[:, self.places[which]]) if layer.lora_a is not None else None for which, layer in enumerate(self.layers)
         ]
 
     def backward(self, d_said: Tensor, added: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
         """The gradients of what they read, and in the middle of each adapter."""
         d_x = _product(d_said, self._weight(), added)
         return d_x, [
-            layer.adapt_backward(self._part(d_said, which), d_x) if layer.lora_a is not None else None
+            layer.adapt_backward(d_said[:, self.places[which]], d_x) if layer.lora_a is not None else None
             for which, layer in enumerate(self.layers)
         ]
 
@@ -133,14 +134,10 @@ class JointLayers:
             weight, *others = needs[which]
             made.append(joined[which] if joined is not None and weight else None)
             if any(others):
-                made += layer.gradients((False, *others), self._part(d_said, which), x, thin[which], d_thin[which], kernels)[1:]
+                made += layer.gradients((False, *others), d_said[:, self.places[which]], x, thin[which], d_thin[which], kernels)[1:]
             else:
                 made += [None] * len(others)
         return made
-
-    def _part(self, said: Tensor, which: int) -> Tensor:
-        """Of what all say, or its gradient, that of one."""
-        return said[:, self.ends[which] - self.widths[which] : self.ends[which]]
 
     def _weight(self) -> Tensor:
         """# (out of all, in)"""
@@ -188,9 +185,7 @@ class BlockLayers:
 
     def are_listened_to(self) -> bool:
         """Whether somebody has hooks on a part of the block, who wants that part to be called (hooks on the block itself are called anyway)."""
-        return any(
-            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in self.parts
-        )
+        return are_listened_to(self.parts)
 
 
 def open_layers(block: nn.Module, modules: Sequence[nn.Module]) -> BlockLayers | None:

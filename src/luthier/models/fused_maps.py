@@ -1,8 +1,7 @@
-"""What lies between the convolutions of a network for images, in fused passes: batch norm, what goes past it and the rectifier are one; pooling is one; a convolution of few places is one product."""
+"""What lies between the convolutions of a network for images, in fused passes: batch norm, the residual and the ReLU are one, pooling is one, and a convolution of few places is one product."""
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -13,30 +12,33 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer, ResNetConvLayer, ResNetShortCut
 
-from luthier.models import image_kernels
+from luthier.models.image_kernels import DTYPES, ImageKernels, sides_of
+from luthier.models.replaced_forward import are_listened_to, replace_forward
 
-SMALL = {torch.float32: 4, torch.bfloat16: 16}
-"""Places up to which a convolution is one product: its own code computes several places of a line at once, and here there are none."""
+FEW = {torch.float32: 4, torch.bfloat16: 16}
+"""Places of an output up to which a convolution is computed as one product. oneDNN computes several neighbouring places at once; of a line of two or four most of that is wasted."""
 NARROW = 32
-"""Channels below which what each place reads is put together for too little."""
-OPEN = float("inf")
-"""A ceiling of this is none, and a floor of minus this."""
+"""Channels of an input below which that does not pay."""
+INFINITE = float("inf")
+OPEN, RELU, RELU6 = (-INFINITE, INFINITE), (0.0, INFINITE), (0.0, 6.0)
+"""Between which an activation clamps: none, ReLU, ReLU6."""
 
 
 class _Norm(torch.autograd.Function):
-    """A batch norm in training, plus what goes past it, within bounds."""
+    """A batch norm in training, plus a residual, clamped."""
 
     @staticmethod
     def forward(
-        ctx: Any, maps: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor, norm: Any, floor: float, ceiling: float
+        ctx: Any, maps: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, norm: Any, bounds: tuple[float, float]
     ) -> Tensor:
-        output, found = image_kernels.load().norm(maps, past, weight, bias, norm.eps, floor, ceiling)
+        kernels: ImageKernels = norm.luthier_kernels
+        output, found = kernels.norm(maps, residual, weight, bias, norm.eps, *bounds)
         count, share = maps.numel() // len(weight), norm.momentum
         norm.num_batches_tracked.add_(1)
         norm.running_mean.mul_(1 - share).add_(found.mean, alpha=share)
         norm.running_var.mul_(1 - share).add_(found.variance, alpha=share * count / (count - 1))
-        ctx.save_for_backward(maps, None if past is None else output)
-        ctx.found, ctx.bounds = found, (floor, ceiling)
+        ctx.save_for_backward(maps, None if residual is None else output)
+        ctx.found, ctx.bounds, ctx.kernels = found, bounds, kernels
         return output
 
     @staticmethod
@@ -44,19 +46,18 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         maps, output = ctx.saved_tensors
         d_output = gradients[0].contiguous(memory_format=torch.channels_last)
-        floor, ceiling = ctx.bounds
-        found = image_kernels.load().norm_backward(d_output, maps, output, ctx.found, floor, ceiling, ctx.needs_input_grad[0])
-        return *found, None, None, None
+        found = ctx.kernels.norm_backward(d_output, maps, output, ctx.found, *ctx.bounds, ctx.needs_input_grad[0])
+        return *found, None, None
 
 
 class _Pool(torch.autograd.Function):
     """Max pooling."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-        output, chosen = image_kernels.load().pool(maps, kernel, stride, padding)
+    def forward(ctx: Any, maps: Tensor, kernels: ImageKernels, *sizes: int) -> Tensor:
+        output, chosen = kernels.pool(maps, *sizes)
         ctx.save_for_backward(maps, chosen)
-        ctx.sizes = kernel, stride, padding
+        ctx.kernels, ctx.sizes = kernels, sizes
         return output
 
     @staticmethod
@@ -64,19 +65,19 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # of the decorator
         maps, chosen = ctx.saved_tensors
         d_output = gradients[0].contiguous(memory_format=torch.channels_last)
-        return image_kernels.load().pool_backward(d_output, chosen, maps, *ctx.sizes), None, None, None
+        return ctx.kernels.pool_backward(d_output, chosen, maps, *ctx.sizes), None, None, None, None
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution as one product of what each place reads."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, kernels: ImageKernels, stride: int, padding: int) -> Tensor:
         sizes, laid = (weight.shape[2], stride, padding), weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-        read = image_kernels.load().windows(maps, *sizes)  # (examples × places, kernel × kernel × channels)
+        read = kernels.windows(maps, *sizes)  # (examples × places, kernel × kernel × channels)
         ctx.save_for_backward(maps, laid, read)
-        ctx.sizes, ctx.shape = sizes, weight.shape
-        sides = image_kernels.sides_of(maps, *sizes)
+        ctx.kernels, ctx.sizes, ctx.shape = kernels, sizes, weight.shape
+        sides = sides_of(maps, *sizes)
         return (read @ laid.t()).view(len(maps), *sides, len(weight)).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -88,116 +89,96 @@ class _Convolution(torch.autograd.Function):
         d_weight = (
             (d_output.t() @ read).view(out, kernel, kernel, channels).permute(0, 3, 1, 2).contiguous() if ctx.needs_input_grad[1] else None
         )
-        d_maps = image_kernels.load().windows_backward(d_output @ laid, maps, *ctx.sizes) if ctx.needs_input_grad[0] else None
-        return d_maps, d_weight, None, None
+        d_maps = ctx.kernels.windows_backward(d_output @ laid, maps, *ctx.sizes) if ctx.needs_input_grad[0] else None
+        return d_maps, d_weight, None, None, None
 
 
-def norm_within(norm: nn.BatchNorm2d, maps: Tensor, past: Tensor | None = None, floor: float = -OPEN, ceiling: float = OPEN) -> Tensor:
-    """What a batch norm says of maps, plus what goes past it, within bounds.
+def norm_add_clamp(norm: nn.BatchNorm2d, maps: Tensor, residual: Tensor | None = None, bounds: tuple[float, float] = OPEN) -> Tensor:
+    """Batch norm, plus a residual, clamped as an activation does it.
 
     Args:
-        norm: of as many channels; what it knows of earlier maps moves while it trains.
+        norm: of as many channels; its running statistics move while it trains.
         maps: # (examples, channels, height, width)
-        past: as the maps; None: nothing goes past.
-        floor: of a rectifier, 0.
-        ceiling: of one that has one, such as 6.
+        residual: as the maps, or None.
+        bounds: lowest and highest output: `OPEN`, `RELU` or `RELU6`.
     """
-    if getattr(norm, "luthier_compiled", False) and _fits(norm, maps) and (past is None or _lies_like(past, maps)):
-        return _Norm.apply(maps, past, norm.weight, norm.bias, norm, floor, ceiling)  # pyright: ignore[reportReturnType]
-    output = norm(maps) if past is None else norm(maps) + past
-    if (floor, ceiling) == (0.0, OPEN):
+    if hasattr(norm, "luthier_kernels") and _fits(norm, maps) and (residual is None or residual.shape == maps.shape):
+        if residual is not None:
+            residual = residual.to(maps.dtype).contiguous(memory_format=torch.channels_last)
+        return _Norm.apply(maps, residual, norm.weight, norm.bias, norm, bounds)  # pyright: ignore[reportReturnType]
+    output = norm(maps) if residual is None else norm(maps) + residual
+    if bounds == RELU:
         return nn.functional.relu(output)
-    return output if (floor, ceiling) == (-OPEN, OPEN) else nn.functional.hardtanh(output, floor, ceiling)
+    return output if bounds == OPEN else nn.functional.hardtanh(output, *bounds)
 
 
-def fuse_maps(network: nn.Module) -> None:
-    """Let a network's batch norms and its pooling compute in compiled code while they train.
+def fuse_maps(network: nn.Module, kernels: ImageKernels) -> None:
+    """Let a network's batch norms, pooling and convolutions of few places compute in compiled code while they train.
 
     Args:
         network: changed in place; its parameters stay the same objects, and whatever it does not know here computes as before.
-
-    Raises:
-        LuthierError: the compiled code cannot be had.
+        kernels: as loaded.
     """
-    image_kernels.load()
-    forwards = {
-        ResNetConvLayer: _convolve, ResNetShortCut: _convolve, ResNetBasicLayer: _add, ResNetBottleNeckLayer: _add, nn.MaxPool2d: _pool,
-        nn.Conv2d: _product,
-    }  # fmt: skip
+    forwards = {ResNetConvLayer: _convolve, ResNetShortCut: _convolve, ResNetBasicLayer: _add, ResNetBottleNeckLayer: _add}
+    calling = {nn.MaxPool2d: _pool, nn.Conv2d: _multiply}
     for module in network.modules():
+        kind = type(module)
         if isinstance(module, nn.BatchNorm2d):
-            module.luthier_compiled = True  # pyright: ignore[reportArgumentType]
-        elif (forward := forwards.get(type(module))) is not None:
-            _instead(module, forward)
-
-
-def _instead(module: nn.Module, forward: Any) -> None:
-    """Put a forward pass in place of the module's own, where the class is one of transformers or torch."""
-    own = type(module).forward
-
-    def choose(self: nn.Module, maps: Tensor) -> Tensor:
-        return forward(self, own, maps) if self.training and torch.is_grad_enabled() else own(self, maps)
-
-    module.forward = types.MethodType(choose, module)  # pyright: ignore[reportAttributeAccessIssue]
+            module.luthier_kernels = kernels  # pyright: ignore[reportArgumentType]
+        elif kind in forwards:
+            replace_forward(module, DTYPES, forwards[kind])
+        elif kind in calling:
+            replace_forward(module, DTYPES, calling[kind], kernels)
 
 
 def _convolve(self: Any, own: Any, maps: Tensor) -> Tensor:
     bounds = _bounds_of(getattr(self, "activation", None))
-    return own(self, maps) if bounds is None else norm_within(self.normalization, self.convolution(maps), None, *bounds)
+    return own(maps) if bounds is None else norm_add_clamp(self.normalization, self.convolution(maps), None, bounds)
 
 
 def _add(self: Any, own: Any, maps: Tensor) -> Tensor:
     bounds, last = _bounds_of(self.activation), self.layer[-1]
-    if bounds is None or _bounds_of(last.activation) != (-OPEN, OPEN) or _is_listened_to(self.layer, last):
-        return own(self, maps)
+    if bounds is None or _bounds_of(last.activation) != OPEN or are_listened_to((self.layer, last)):
+        return own(maps)
     inner = maps
     for layer in self.layer[:-1]:
         inner = layer(inner)
-    return norm_within(last.normalization, last.convolution(inner), self.shortcut(maps), *bounds)
+    return norm_add_clamp(last.normalization, last.convolution(inner), self.shortcut(maps), bounds)
 
 
-def _pool(self: Any, own: Any, maps: Tensor) -> Tensor:
+def _pool(self: Any, own: Any, kernels: ImageKernels, maps: Tensor) -> Tensor:
     sizes = (self.kernel_size, self.stride, self.padding)
     plain = all(isinstance(size, int) for size in sizes) and not self.ceil_mode and not self.return_indices and self.dilation == 1
-    return _Pool.apply(maps, *sizes) if plain and sizes[0] <= 16 and _are_maps(maps) else own(self, maps)  # pyright: ignore[reportReturnType]
+    return _Pool.apply(maps, kernels, *sizes) if plain and sizes[0] <= 16 and _are_maps(maps) else own(maps)  # pyright: ignore[reportReturnType]
 
 
-def _product(self: Any, own: Any, maps: Tensor) -> Tensor:
+def _multiply(self: Any, own: Any, kernels: ImageKernels, maps: Tensor) -> Tensor:
     (kernel, other), (stride, across), padding = self.kernel_size, self.stride, self.padding
     square = kernel == other and stride == across and isinstance(padding, tuple) and padding[0] == padding[1]
     plain = square and self.groups == 1 and self.bias is None and self.dilation == (1, 1) and self.padding_mode == "zeros"
     if not plain or not _are_maps(maps) or maps.dtype != self.weight.dtype:
-        return own(self, maps)
-    sides = image_kernels.sides_of(maps, kernel, stride, padding[0])
-    if sides[0] * sides[1] > SMALL[maps.dtype] or maps.shape[1] < NARROW:
-        return own(self, maps)
-    return _Convolution.apply(maps, self.weight, stride, padding[0])  # pyright: ignore[reportReturnType]
+        return own(maps)
+    sides = sides_of(maps, kernel, stride, padding[0])
+    if sides[0] * sides[1] > FEW[maps.dtype] or maps.shape[1] < NARROW:
+        return own(maps)
+    return _Convolution.apply(maps, self.weight, kernels, stride, padding[0])  # pyright: ignore[reportReturnType]
 
 
 def _bounds_of(activation: Any) -> tuple[float, float] | None:
-    """Between which an activation says what it is given; None where it bends it otherwise, or somebody listens to it."""
+    """Between which an activation clamps; None where it computes something else, or somebody listens to it."""
     if activation is None or type(activation) is nn.Identity:
-        return -OPEN, OPEN
-    return (0.0, OPEN) if type(activation) is nn.ReLU and not _is_listened_to(activation) else None
+        return OPEN
+    return RELU if type(activation) is nn.ReLU and not are_listened_to((activation,)) else None
 
 
 def _fits(norm: nn.BatchNorm2d, maps: Tensor) -> bool:
     """Whether a norm learns from these maps as it is computed here."""
     usual = norm.training and norm.track_running_stats and norm.affine and norm.momentum is not None and torch.is_grad_enabled()
     precise = norm.weight.dtype == torch.float32
-    return usual and precise and _are_maps(maps) and maps.numel() > len(norm.weight) and not _is_listened_to(norm)
+    return usual and precise and _are_maps(maps) and maps.numel() > len(norm.weight) and not are_listened_to((norm,))
 
 
 def _are_maps(maps: Tensor) -> bool:
     """Whether maps are of a kind that the compiled code knows."""
-    known = maps.dtype in image_kernels.DTYPES and not maps.is_cuda and maps.ndim == 4
+    known = maps.dtype in DTYPES and not maps.is_cuda and maps.ndim == 4
     return known and maps.is_contiguous(memory_format=torch.channels_last)
-
-
-def _lies_like(past: Tensor, maps: Tensor) -> bool:
-    return past.shape == maps.shape and past.dtype == maps.dtype and _are_maps(past)
-
-
-def _is_listened_to(*modules: nn.Module) -> bool:
-    """Whether somebody has hooks on a module, who wants it to be called."""
-    return any(each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks for each in modules)

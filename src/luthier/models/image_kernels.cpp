@@ -1,4 +1,4 @@
-// What networks for images compute between their products: batch norm with what goes past it and its rectifier, max pooling, and the windows of a convolution; in fp32 or bf16, channels last.
+// What networks for images compute between their products: batch norm with the residual and the ReLU behind it, max pooling, and the windows that a convolution reads (im2col); in fp32 or bf16, channels last.
 #include "bf16.h"
 #include <limits>
 #include <vector>
@@ -9,7 +9,7 @@ typedef uint8_t Codes __attribute__((vector_size(LANES), aligned(1)));
 static const int64_t BLOCK = 512;  // rows that are added up before they join the others: the same bits on any number of threads
 static const float LOWEST = -std::numeric_limits<float>::infinity();
 
-// How a norm's outputs are bounded: a rectifier's floor is 0, where there is none both are infinite.
+// Between which a norm's outputs are clamped: from 0 up by a ReLU, up to 6 by a ReLU6; without one both are infinite.
 struct Bounds { float floor, ceiling; };
 
 static inline Floats bounded(Floats z, Bounds bounds) {
@@ -58,10 +58,10 @@ static void for_rows(int64_t rows, int64_t width, int threads, Each each) {
         for (int64_t row = first; row < std::min(first + BLOCK, rows); row++) sweep(width, [&](int64_t i, int64_t n) INLINE { each(row * width + i, i, n); });
 }
 
-// x: (rows, width), read against its own mean and variance, times `weight`, plus `bias` and `past`, within bounds; `past` may be missing.
+// x: (rows, width), read against its own mean and variance, times `weight`, plus `bias` and `residual`, within bounds; `residual` may be missing.
 // mean, variance, inverse: (width,), the last 1 / sqrt(variance + eps); scale, offset: (width,), with which a number becomes x * scale + offset
 template <typename T>
-static void norm(const T* x, const T* past, const float* weight, const float* bias, float eps, Bounds bounds, T* y, float* mean, float* variance,
+static void norm(const T* x, const T* residual, const float* weight, const float* bias, float eps, Bounds bounds, T* y, float* mean, float* variance,
                  float* inverse, float* scale, float* offset, int64_t rows, int64_t width, int threads) {
     std::vector<float> shift(width);  // near the mean: squares of what is left lose no digits
     sweep(width, [&](int64_t i, int64_t n) INLINE { write(&shift[i], read(x + i, n), n); });
@@ -78,9 +78,9 @@ static void norm(const T* x, const T* past, const float* weight, const float* bi
         scale[i] = weight[i] * inverse[i];
         offset[i] = (float)(bias[i] - own * scale[i]);
     }
-    if (past)
+    if (residual)
         for_rows(rows, width, threads, [&](int64_t at, int64_t i, int64_t n) INLINE {
-            write(y + at, bounded(read(x + at, n) * read(scale + i, n) + read(offset + i, n) + read(past + at, n), bounds), n);
+            write(y + at, bounded(read(x + at, n) * read(scale + i, n) + read(offset + i, n) + read(residual + at, n), bounds), n);
         });
     else
         for_rows(rows, width, threads, [&](int64_t at, int64_t i, int64_t n) INLINE {
@@ -88,10 +88,10 @@ static void norm(const T* x, const T* past, const float* weight, const float* bi
         });
 }
 
-// The gradients of x, weight and bias; where something went past (y: what was said), its own in d_past
+// The gradients of x, weight and bias; where a residual was added (y: what was said), its own in d_residual
 template <typename T>
 static void norm_back(const T* d_y, const T* x, const T* y, const float* mean, const float* inverse, const float* scale, const float* offset, Bounds bounds,
-                      T* d_x, T* d_past, float* d_weight, float* d_bias, int64_t rows, int64_t width, int threads) {
+                      T* d_x, T* d_residual, float* d_weight, float* d_bias, int64_t rows, int64_t width, int threads) {
     auto masked_at = [&](int64_t at, int64_t i, int64_t n, Floats left) INLINE {
         Floats z = y ? read(y + at, n) : left * read(scale + i, n) + read(offset + i, n);
         return masked(read(d_y + at, n), z, bounds);
@@ -99,7 +99,7 @@ static void norm_back(const T* d_y, const T* x, const T* y, const float* mean, c
     std::vector<double> sums = sum_rows(rows, width, threads, [&](int64_t row, int64_t i, int64_t n, Floats* sum) INLINE {
         int64_t at = row * width + i;
         Floats here = read(x + at, n), d = masked_at(at, i, n, here);
-        if (d_past) write(d_past + at, d, n);
+        if (d_residual) write(d_residual + at, d, n);
         sum[0] += d;
         sum[1] += d * (here - read(mean + i, n));
     });
@@ -112,7 +112,7 @@ static void norm_back(const T* d_y, const T* x, const T* y, const float* mean, c
     }
     if (!d_x) return;
     for_rows(rows, width, threads, [&](int64_t at, int64_t i, int64_t n) INLINE {
-        Floats here = read(x + at, n), d = d_past ? read(d_past + at, n) : masked_at(at, i, n, here);
+        Floats here = read(x + at, n), d = d_residual ? read(d_residual + at, n) : masked_at(at, i, n, here);
         write(d_x + at, (d - read(&level[i], n) - (here - read(mean + i, n)) * read(&slope[i], n)) * read(scale + i, n), n);
     });
 }
@@ -188,7 +188,7 @@ static void pool_back(const T* d_y, const uint8_t* chosen, const Windows& p, T* 
     });
 }
 
-// What a convolution reads for each place that it says something of: (images × high × wide, kernel × kernel × channels), zero beyond the maps
+// What a convolution reads for each place of its output (im2col): (images × high × wide, kernel × kernel × channels), zero beyond the maps
 template <typename T>
 static void windows(const T* x, const Windows& p, T* y, int threads) {
     #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
@@ -203,6 +203,7 @@ static void windows(const T* x, const Windows& p, T* y, int threads) {
     }
 }
 
+// Its transpose (col2im): the gradient of the maps from that of what is read
 template <typename T>
 static void windows_back(const T* d_y, const Windows& p, T* d_x, int threads) {
     int64_t numbers = p.kernel * p.kernel;
@@ -216,14 +217,14 @@ static void windows_back(const T* d_y, const Windows& p, T* d_x, int threads) {
 }
 
 #define FOR(T, NAME) \
-    extern "C" void luthier_norm_##NAME(const T* x, const T* past, const float* weight, const float* bias, float eps, float floor, float ceiling, T* y, \
+    extern "C" void luthier_norm_##NAME(const T* x, const T* residual, const float* weight, const float* bias, float eps, float floor, float ceiling, T* y, \
                                         float* mean, float* variance, float* inverse, float* scale, float* offset, int64_t rows, int64_t width, int threads) { \
-        norm(x, past, weight, bias, eps, Bounds{floor, ceiling}, y, mean, variance, inverse, scale, offset, rows, width, threads); \
+        norm(x, residual, weight, bias, eps, Bounds{floor, ceiling}, y, mean, variance, inverse, scale, offset, rows, width, threads); \
     } \
     extern "C" void luthier_norm_backward_##NAME(const T* d_y, const T* x, const T* y, const float* mean, const float* inverse, const float* scale, \
-                                                 const float* offset, float floor, float ceiling, T* d_x, T* d_past, float* d_weight, float* d_bias, \
+                                                 const float* offset, float floor, float ceiling, T* d_x, T* d_residual, float* d_weight, float* d_bias, \
                                                  int64_t rows, int64_t width, int threads) { \
-        norm_back(d_y, x, y, mean, inverse, scale, offset, Bounds{floor, ceiling}, d_x, d_past, d_weight, d_bias, rows, width, threads); \
+        norm_back(d_y, x, y, mean, inverse, scale, offset, Bounds{floor, ceiling}, d_x, d_residual, d_weight, d_bias, rows, width, threads); \
     } \
     extern "C" void luthier_pool_##NAME(const T* x, const Windows* p, T* y, uint8_t* chosen, int threads) { pool(x, *p, y, chosen, threads); } \
     extern "C" void luthier_pool_backward_##NAME(const T* d_y, const uint8_t* chosen, const Windows* p, T* d_x, int threads) { pool_back(d_y, chosen, *p, d_x, threads); } \

@@ -1,4 +1,4 @@
-"""Batch norm with its rectifier, max pooling and the windows of convolutions, of maps that lie channels last, in compiled code (image_kernels.cpp): compiled once for a machine, kept beside the models."""
+"""Batch norm with the residual and the ReLU behind it, max pooling, and the windows that convolutions read, of feature maps that lie channels last, in compiled code (image_kernels.cpp)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Windows(Structure):
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a batch norm found in its maps, each # (channels,) fp32
+    """The statistics of a batch norm's maps, each # (channels,) fp32
 
     Args:
         mean: of each channel.
@@ -53,25 +53,25 @@ class ImageKernels:
         self._library = shared_library.load(NAME, SOURCE, _open)
 
     def norm(
-        self, maps: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor, eps: float, floor: float, ceiling: float
+        self, maps: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, floor: float, ceiling: float
     ) -> tuple[Tensor, Statistics]:
-        """Maps by their own mean and variance, with what goes past the norm added to them, within bounds.
+        """Batch norm in training, plus a residual, clamped.
 
         Args:
             maps: channels last, # (examples, channels, height, width)
-            past: the same, or None.
+            residual: what is added behind the norm, as the maps, or None.
             weight: of the norm, # (channels,) fp32
             bias: # (channels,) fp32
             eps: keeps the division finite.
-            floor: below it nothing is said; minus infinity where there is no rectifier.
-            ceiling: nor above it.
+            floor: outputs are at least this: 0 with a ReLU, minus infinity without.
+            ceiling: outputs are at most this: 6 with a ReLU6, else infinity.
 
         Returns:
-            what is said, as the maps, and what was found in them
+            the output, as the maps, and the statistics
         """
         output, found = torch.empty_like(maps), torch.empty(5, len(weight))
         self._call(
-            "norm", maps.dtype, _at(maps), None if past is None else _at(past), _at(weight), _at(bias), eps, floor, ceiling, _at(output),
+            "norm", maps.dtype, _at(maps), None if residual is None else _at(residual), _at(weight), _at(bias), eps, floor, ceiling, _at(output),
             *map(_at, found), maps.numel() // len(weight), len(weight),
         )  # fmt: skip
         return output, Statistics(*found)
@@ -79,27 +79,27 @@ class ImageKernels:
     def norm_backward(
         self, d_output: Tensor, maps: Tensor, output: Tensor | None, found: Statistics, floor: float, ceiling: float, learning: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-        """The gradients of `norm`'s maps, of what went past, of weight and of bias.
+        """The gradients of the maps of `norm`, of the residual, of weight and of bias.
 
         Args:
-            d_output: the gradient of what was said, channels last.
+            d_output: the gradient of the output, channels last.
             maps: as given there.
-            output: what was said, where something went past; None where nothing did.
+            output: as returned there, where a residual was added, else None.
             found: as returned there.
             floor: as there.
             ceiling: as there.
             learning: whether the maps need a gradient.
         """
         d_maps = torch.empty_like(maps) if learning else None
-        d_past = torch.empty_like(maps) if output is not None else None
+        d_residual = torch.empty_like(maps) if output is not None else None
         channels = len(found.mean)
         d_weight, d_bias = torch.empty(channels), torch.empty(channels)
-        places = [None if each is None else _at(each) for each in (output, d_maps, d_past)]
+        places = [None if each is None else _at(each) for each in (output, d_maps, d_residual)]
         self._call(
             "norm_backward", maps.dtype, _at(d_output), _at(maps), places[0], _at(found.mean), _at(found.inverse), _at(found.scale), _at(found.offset),
             floor, ceiling, places[1], places[2], _at(d_weight), _at(d_bias), maps.numel() // channels, channels,
         )  # fmt: skip
-        return d_maps, d_past, d_weight, d_bias
+        return d_maps, d_residual, d_weight, d_bias
 
     def pool(self, maps: Tensor, kernel: int, stride: int, padding: int) -> tuple[Tensor, Tensor]:
         """The largest number of each window, and its place within the window.
@@ -121,7 +121,7 @@ class ImageKernels:
         """The gradient of `pool`'s maps.
 
         Args:
-            d_output: the gradient of what was said, channels last.
+            d_output: the gradient of the output, channels last.
             chosen: as returned there.
             maps: like those given there; their numbers are not read.
             kernel: as there.
@@ -134,7 +134,7 @@ class ImageKernels:
         return d_maps
 
     def windows(self, maps: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-        """What a convolution reads for each place that it says something of, zero beyond the maps, # (examples × places, kernel × kernel × channels)
+        """What a convolution reads for each place of its output (im2col), zero beyond the maps, # (examples × places, kernel × kernel × channels)
 
         Args:
             maps: channels last, # (examples, channels, height, width)
@@ -148,7 +148,7 @@ class ImageKernels:
         return read
 
     def windows_backward(self, d_read: Tensor, maps: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-        """The gradient of the maps that `windows` reads, from that of what it says; their numbers are not read."""
+        """The gradient of the maps that `windows` reads, from that of what it returns (col2im); their numbers are not read."""
         d_maps = torch.empty_like(maps)
         shape = _windows(maps, sides_of(maps, kernel, stride, padding), kernel, stride, padding)
         self._call("windows_backward", maps.dtype, _at(d_read), byref(shape), _at(d_maps))
@@ -158,27 +158,7 @@ class ImageKernels:
         getattr(self._library, f"luthier_{name}_{DTYPES[dtype]}")(*arguments, torch.get_num_threads())
 
 
-@functools.cache
-def load() -> ImageKernels:
-    """The compiled code; compiled first where it is not kept.
-
-    Raises:
-        LuthierError: there is no compiler, or it failed.
-    """
-    return ImageKernels()
-
-
-def can_be_had() -> bool:
-    """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
-    return shared_library.can_be_had(NAME, SOURCE)
-
-
-def are_kept() -> bool:
-    """Whether the code for this machine need not be compiled any more."""
-    return shared_library.library_file(NAME, SOURCE).is_file()
-
-
-OWN = shared_library.OwnKernels(tuple(DTYPES.values()), can_be_had, are_kept)
+OWN = shared_library.CompiledCode(tuple(DTYPES.values()), ImageKernels, lambda: shared_library.is_kept(NAME, SOURCE))
 """What lies between the convolutions of a network for images."""
 
 

@@ -28,20 +28,28 @@ Library = TypeVar("Library")
 
 
 @dataclass(frozen=True)
-class OwnKernels:
-    """Compiled code that an objective's steps have of their own.
+class CompiledCode:
+    """Code that may stand in for torch's operations in the steps of a training on a processor.
 
     Args:
         computes_in: the dtypes that the model may compute in.
-        can_be_had: whether it can be loaded; it is compiled first where it is not kept.
-        are_kept: whether it need not be compiled any more.
+        load: loads it, and compiles it first where it is not kept.
+        is_kept: whether it need not be compiled any more.
         suits: whether it is the faster one on this processor.
     """
 
     computes_in: tuple[str, ...]
-    can_be_had: Callable[[], bool]
-    are_kept: Callable[[], bool]
+    load: Callable[[], Any]
+    is_kept: Callable[[], bool]
     suits: Callable[[], bool] = lambda: True
+
+    def can_be_had(self) -> bool:
+        """Whether it can be loaded."""
+        try:
+            self.load()
+        except LuthierError:
+            return False
+        return True
 
 
 def library_file(name: str, source: Path) -> Path:
@@ -106,18 +114,14 @@ def build(name: str, source: Path) -> Path:
     return file
 
 
-def can_be_had(name: str, source: Path) -> bool:
-    """Whether there is compiled code for this machine; it is compiled first where it is not kept.
+def is_kept(name: str, source: Path) -> bool:
+    """Whether the code for this processor need not be compiled any more.
 
     Args:
         name: that the file begins with.
         source: in C++.
     """
-    try:
-        build(name, source)
-    except LuthierError:
-        return False
-    return True
+    return library_file(name, source).is_file()
 
 
 def declare(file: Path, takes: Mapping[str, Sequence[Any]]) -> Any:

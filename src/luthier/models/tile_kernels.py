@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.core.errors import LuthierError
 from luthier.models import shared_library
 from luthier.models.decoder_kernels import DecoderKernels, Heads
 from luthier.models.dropout import RowDropout, head_keys
@@ -140,15 +139,6 @@ class TileKernels(DecoderKernels):
         sums = torch.empty(values.shape[1])
         self._tiles.luthier_column_sums(_at(values), values.stride(0), _at(sums), *values.shape, _threads())
         return sums
-
-
-def can_be_had() -> bool:
-    """Whether this process may use the tiles and there is code for them; it is compiled first where it is not kept, in some seconds."""
-    try:
-        TileKernels()
-    except LuthierError:
-        return False
-    return True
 
 
 def _rows(rows: RowPlaces) -> _Rows:

@@ -22,6 +22,7 @@ from luthier.models.dropout import attach
 from luthier.models.efficientnet_lite import EfficientNetLite
 from luthier.models.fused_maps import fuse_maps
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
+from luthier.models.image_kernels import ImageKernels
 from luthier.models.modes import eval_mode
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 
@@ -91,7 +92,7 @@ class ConvolutionModel(nn.Module):
         Raises:
             ModelError: it cannot be had.
         """
-        fuse_maps(self.network)
+        fuse_maps(self.network, ImageKernels())
 
 
 class ImageNetwork(ConvolutionModel):

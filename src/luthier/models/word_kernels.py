@@ -105,17 +105,7 @@ class WordKernels:
         )  # fmt: skip
 
 
-def can_be_had() -> bool:
-    """Whether there is compiled code for this machine; it is compiled first where it is not kept, in some seconds."""
-    return shared_library.can_be_had(NAME, SOURCE)
-
-
-def are_kept() -> bool:
-    """Whether the code for this machine need not be compiled any more."""
-    return shared_library.library_file(NAME, SOURCE).is_file()
-
-
-OWN = shared_library.OwnKernels(("float32",), can_be_had, are_kept)
+OWN = shared_library.CompiledCode(("float32",), WordKernels, lambda: shared_library.is_kept(NAME, SOURCE))
 """A step of CBOW."""
 
 

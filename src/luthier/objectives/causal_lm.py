@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from luthier.models.base import Base
-    from luthier.models.shared_library import OwnKernels
+    from luthier.models.shared_library import CompiledCode
 
 SEPARATOR = "<|endoftext|>"
 """What stands between documents in the pretraining of most decoders, and in a tokenizer from scratch."""
@@ -51,7 +51,7 @@ class CausalLm(Component):
         description="Whether the end of a row is learned: of whole documents, not of passages; filled in where files are cut into passages.",
     )
 
-    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+    def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
         from luthier.models import compiled
 

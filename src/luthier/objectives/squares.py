@@ -20,7 +20,7 @@ from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
     from luthier.models.base import Base
-    from luthier.models.shared_library import OwnKernels
+    from luthier.models.shared_library import CompiledCode
 
 NETWORKS = ("resnet", "efficientnet_lite", "cifar_resnet")
 """Whose batch norms and pooling there is compiled code for."""
@@ -80,7 +80,7 @@ class SquaresSpec(ReadSquares):
     width: int = Field(default=32, ge=4, le=512, description="Channels of the first stage; each further stage has twice as many.")
     depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage, of two convolutions each.")
 
-    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+    def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: what lies between the convolutions of the networks that are known there."""
         from luthier.models import image_kernels
 

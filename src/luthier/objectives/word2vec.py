@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from luthier.models.base import Base
-    from luthier.models.shared_library import OwnKernels
+    from luthier.models.shared_library import CompiledCode
     from luthier.objectives.windows import Windows
 
 UNIT = float(1 << 53)
@@ -60,7 +60,7 @@ class Word2Vec(WordVectorsSpec):
         description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
     )
 
-    def own_kernels(self, base: Base | None) -> OwnKernels | None:
+    def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for CBOW."""
         from luthier.models import word_kernels
 

@@ -23,7 +23,7 @@ from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
 from luthier.models import compiled
 from luthier.models.base import COMPILED, Base
-from luthier.models.shared_library import OwnKernels
+from luthier.models.shared_library import CompiledCode
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
 NARROW = 128
@@ -48,8 +48,7 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     training = experiment.training
     dtype = choose_dtype(training.dtype)
     objective: Any = experiment.objective
-    own = own_kernels(experiment, base)
-    kernels = choose_kernels(training.kernels, dtype, base, own)
+    kernels = choose_kernels(training.kernels, dtype, compiled_code(experiment, base))
     width = base.width if base is not None else getattr(objective, "wide", getattr(objective, "width", 0))
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
@@ -57,64 +56,50 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
 
 
-def own_kernels(experiment: Experiment, base: Base | None) -> OwnKernels | None:
-    """Compiled code that the experiment's objective has of its own; None where it has none.
+def compiled_code(experiment: Experiment, base: Base | None) -> CompiledCode | None:
+    """The code that may stand in for torch's operations in the steps of an experiment; None where there is none for it.
 
     Args:
-        experiment: with the objective.
+        experiment: whose objective may have some of its own.
         base: that is trained.
     """
     objective: Any = experiment.objective
-    return objective.own_kernels(base) if hasattr(objective, "own_kernels") else None
+    own = objective.compiled_code(base) if hasattr(objective, "compiled_code") else None
+    if own is not None:
+        return own
+    return compiled.BASES if base is not None and base.family in COMPILED else None
 
 
-def own_is_faster(dtype: str, own: OwnKernels) -> bool:
-    """Whether an objective's own compiled code would be the faster one here.
+def is_faster(code: CompiledCode, dtype: str) -> bool:
+    """Whether compiled code would be the faster one here.
 
     Args:
+        code: for the experiment.
         dtype: what the model computes in, or auto.
-        own: that code.
     """
-    return choose_dtype(dtype) in own.computes_in and not torch.cuda.is_available() and own.suits()
+    return choose_dtype(dtype) in code.computes_in and not torch.cuda.is_available() and code.suits()
 
 
-def choose_kernels(asked: str, dtype: str, base: Base | None, own: OwnKernels | None = None) -> str:
-    """Which kernels the model computes by: those that an objective has of its own, where they are faster; else the compiled ones on a processor with tiles, where they are kept.
-
-    On tiles products are so fast that what lies between them takes most of a step. An objective's own are compiled in seconds.
+def choose_kernels(asked: str, dtype: str, code: CompiledCode | None) -> str:
+    """Which kernels the model computes by: compiled ones where there are some, they are faster and can be had.
 
     Args:
         asked: auto, plain or compiled.
         dtype: what the model computes in.
-        base: that is trained.
-        own: those of the objective.
+        code: there is for it.
 
     Raises:
         ExperimentError: compiled kernels are asked for where they cannot be used.
     """
-    computes_in = own.computes_in if own else ("bfloat16",)
-    fits = dtype in computes_in and not torch.cuda.is_available()
-    if asked == "compiled" and not fits:
+    computes_in = code.computes_in if code else ("bfloat16",)
+    if asked == "compiled" and (dtype not in computes_in or torch.cuda.is_available()):
         raise ExperimentError(
-            f"training.kernels=compiled is for {' or '.join(computes_in)} on a processor{' here' if own else ''}, and this run computes in {dtype} on {device().type}",
+            f"training.kernels=compiled is for {' or '.join(computes_in)} on a processor here, and this run computes in {dtype} on {device().type}",
             "set training.kernels=auto",
         )
     if asked != "auto":
         return asked
-    if own:
-        return "compiled" if own_is_faster(dtype, own) and own.can_be_had() else "plain"
-    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.can_be_had() else "plain"
-
-
-def compiled_is_faster(dtype: str, base: Base) -> bool:
-    """Whether compiled kernels would be the faster ones here.
-
-    Args:
-        dtype: what the model computes in, or auto.
-        base: that is trained.
-    """
-    here = choose_dtype(dtype) == "bfloat16" and not torch.cuda.is_available() and bfloat16_units() == "tiles"
-    return here and base.family in COMPILED
+    return "compiled" if code is not None and is_faster(code, dtype) and code.can_be_had() else "plain"
 
 
 def choose_dtype(asked: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from luthier.core.errors import LuthierError, ModelError
+from luthier.core.errors import LuthierError
 from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.experiment import Experiment
-from luthier.models import compiled, shared_library
+from luthier.models import shared_library
 from luthier.models.base import Base
-from luthier.models.shared_library import OwnKernels
-from luthier.training.devices import compiled_is_faster, own_is_faster, own_kernels
+from luthier.training.devices import compiled_code, is_faster
 
 
 def compile_where_it_is_faster(place: Run, experiment: Experiment, base: Base | None, reporter: Reporter) -> None:
@@ -21,24 +20,14 @@ def compile_where_it_is_faster(place: Run, experiment: Experiment, base: Base | 
         base: whose training it would make faster.
         reporter: shows progress.
     """
-    own = own_kernels(experiment, base)
-    if experiment.training.kernels != "auto" or not _wanted(experiment.training.dtype, own, base):
+    training, code = experiment.training, compiled_code(experiment, base)
+    if training.kernels != "auto" or code is None or not is_faster(code, training.dtype):
         return
-    if not shared_library.can_compile() or (own or compiled).are_kept():
+    if not shared_library.can_compile() or code.is_kept():
         return
     reporter.say("compiling code for this processor: some seconds, once; later runs find it")
     try:
-        if own is None:
-            compiled.load()
-        elif not own.can_be_had():
-            raise ModelError("the code for this processor could not be compiled", "install another C++ compiler (g++)")
+        code.load()
     except LuthierError as problem:
         place.event("not_compiled", problem=problem.message)
         reporter.say(f"{problem.message}; this run goes on without it")
-
-
-def _wanted(dtype: str, own: OwnKernels | None, base: Base | None) -> bool:
-    """Whether compiled code would be the faster one: the objective's own, else that for bases."""
-    if own is not None:
-        return own_is_faster(dtype, own)
-    return base is not None and compiled_is_faster(dtype, base)
