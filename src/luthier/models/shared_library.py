@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luthier.core.cache import cache_folder
 from luthier.core.errors import LuthierError, ModelError
 from luthier.core.run import AGAIN, name_disk_errors
-from luthier.models.store import home
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 """Of the compiler."""
@@ -62,7 +62,7 @@ def library_file(name: str, source: Path) -> Path:
     key = hashlib.sha256(
         "\0".join([source.read_text(), *(header.read_text() for header in HEADERS), *FLAGS, describe_processor()]).encode()
     ).hexdigest()[:16]
-    return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"{name}-{key}.so"
+    return Path(os.environ.get("LUTHIER_KERNELS") or cache_folder() / "kernels") / f"{name}-{key}.so"
 
 
 def describe_processor() -> str:
