@@ -164,3 +164,29 @@ def test_nothing_reaches_outside_the_repository() -> None:
         if name.endswith((".py", ".md", ".toml", ".yml", "Makefile", "run")) and not name.startswith("examples/"):
             text = (ROOT / name).read_text()
             assert not [mark for mark in marks if mark in text], name
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    package = ROOT / "src"
+    modules = {".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+    imports: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        tree = ast.parse(path.read_text())
+        typing = {
+            id(each)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for each in ast.walk(node)
+        }
+        found = {
+            f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in modules else str(node.module)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and id(node) not in typing  # those inside a function too
+            for alias in node.names
+        }
+        faces = {each for each in modules if modules[each].name == "__init__.py"}  # a package's face only hands names on
+        imports[name] = (found & modules.keys()) - faces - {name}
+    while leaves := [name for name, others in imports.items() if not others & imports.keys()]:
+        for name in leaves:
+            del imports[name]
+    assert not imports, "each of these is on a circle, or above one"

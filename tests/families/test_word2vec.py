@@ -20,7 +20,7 @@ from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.vector_baselines import fit_factorised_counts, frequencies
-from luthier.models import shared_library
+from luthier.models.kernels import shared_library
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST

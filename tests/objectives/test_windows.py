@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from luthier.core.randomness import mix
-from luthier.models import shared_library
-from luthier.models.word_kernels import WordKernels
+from luthier.models.kernels import shared_library
+from luthier.models.kernels.word_kernels import WordKernels
 from luthier.objectives.windows import SHARING, Windows, losses_of_words, run_length, summed_loss, window_sides
 
 VOCABULARY, WIDTH, NEGATIVES = 50, 6, 3

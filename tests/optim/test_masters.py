@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from luthier.models.compiled import Plain
+from luthier.models.kernels.compiled import Plain
 from luthier.optim import OPTIMIZERS
 from luthier.optim.masters import Masters
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models import compiled, shared_library
+from luthier.models.kernels import compiled, shared_library
 from luthier.pilot.stages.compile_kernels import compile_where_it_is_faster
 from tests.training.test_steps import experiment
 
@@ -78,7 +78,7 @@ def test_others_compile_nothing(bases, monkeypatch: pytest.MonkeyPatch, family: 
     ids=["compiled", "kept already", "no compiler that works"],
 )
 def test_of_an_objectives_own_code_the_same_is_said(monkeypatch: pytest.MonkeyPatch, kept: bool, works: bool, words: list[str]) -> None:
-    from luthier.models import word_kernels
+    from luthier.models.kernels import word_kernels
 
     tried: list[int] = []
 

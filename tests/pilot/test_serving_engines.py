@@ -17,8 +17,8 @@ import pytest
 import luthier
 from luthier.core.errors import ExperimentError, ModelError
 from luthier.models.decoding.precision import PrecisionParity
+from luthier.models.kernels.shared_library import can_compile
 from luthier.models.llama_process import PLACE, SERVER, find_server
-from luthier.models.shared_library import can_compile
 from luthier.pilot.serve import check_bundle, load_model
 from luthier.pilot.stages.serving_engines import check_engine
 from luthier.pilot.stages.serving_precision import record_int8

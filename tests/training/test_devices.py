@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ExperimentError, ModelError
-from luthier.models import compiled, shared_library
+from luthier.models.kernels import compiled, shared_library
 from luthier.training import devices
 from luthier.training.devices import decide_device_fields
 from tests.conftest import SELDOM

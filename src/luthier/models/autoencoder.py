@@ -18,7 +18,7 @@ from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from luthier.core.errors import ModelError
-from luthier.models.fused_maps import RELU, norm_add_clamp
+from luthier.models.kernels.fused_maps import RELU, norm_add_clamp
 from luthier.models.vision import MIDDLE, ConvolutionModel, stages_for
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 USUAL = ("llama",)
 """Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 COMPILED = ("llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Families whose networks train in compiled passes on matrix tiles (`models.fused`)."""
+"""Families whose networks train in compiled passes on matrix tiles (`models.kernels.fused`)."""
 KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
 """What a base is, by its architecture; all others are decoders."""
 KNOWN = ENCODERS + DECODERS + TRANSLATORS + VISION

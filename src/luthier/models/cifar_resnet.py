@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from luthier.models.fused_maps import RELU, norm_add_clamp
 from luthier.models.image_stages import StagedNetwork
+from luthier.models.kernels.fused_maps import RELU, norm_add_clamp
 
 SIDE = 32
 WIDTHS = (16, 32, 64)

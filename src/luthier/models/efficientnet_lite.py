@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from luthier.models.fused_maps import OPEN, RELU6, norm_add_clamp
 from luthier.models.image_stages import StagedNetwork
+from luthier.models.kernels.fused_maps import OPEN, RELU6, norm_add_clamp
 
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 """Of Lite0, for each stage: blocks, side of the kernel, stride of the first block, by how much a block widens, channels."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from luthier.models.compiled import Kernels
+from luthier.models.kernels.compiled import Kernels
 from luthier.models.precision import precise_dtype
 
 PRECISE = 64

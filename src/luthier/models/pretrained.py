@@ -18,13 +18,14 @@ from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
-from luthier.models import compiled, packed, padded
+from luthier.models import packed, padded
 from luthier.models.base import ENCODERS, PADDED, ROBERTAS, USUAL, Base
-from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.frozen_cache import FrozenLayerCache
-from luthier.models.fused import fuse
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
+from luthier.models.kernels import compiled
+from luthier.models.kernels.compiled import Kernels
+from luthier.models.kernels.fused import fuse
 from luthier.models.modes import eval_mode
 from luthier.models.opened import open_network
 from luthier.models.packing import pack

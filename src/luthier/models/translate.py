@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from luthier.models.compiled_translation import open_steps
 from luthier.models.encoder_decoder import EncoderDecoder
+from luthier.models.kernels.compiled_translation import open_steps
 from luthier.models.memory import retry_halved
 from luthier.models.modes import eval_mode
 

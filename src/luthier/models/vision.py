@@ -20,9 +20,9 @@ from luthier.models.base import ONE_SIDE, OWN_VISION
 from luthier.models.cifar_resnet import CifarResNet
 from luthier.models.dropout import attach
 from luthier.models.efficientnet_lite import EfficientNetLite
-from luthier.models.fused_maps import fuse_maps
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
-from luthier.models.image_kernels import ImageKernels
+from luthier.models.kernels.fused_maps import fuse_maps
+from luthier.models.kernels.image_kernels import ImageKernels
 from luthier.models.modes import eval_mode
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 

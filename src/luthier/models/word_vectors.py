@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from luthier.core.errors import ModelError
 from luthier.models.dropout import attach
-from luthier.models.word_kernels import WordKernels
+from luthier.models.kernels.word_kernels import WordKernels
 
 if TYPE_CHECKING:
     from luthier.core.types import Batch

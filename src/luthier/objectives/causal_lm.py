@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from luthier.models.base import Base
-    from luthier.models.shared_library import CompiledCode
+    from luthier.models.kernels.shared_library import CompiledCode
 
 SEPARATOR = "<|endoftext|>"
 """What stands between documents in the pretraining of most decoders, and in a tokenizer from scratch."""
@@ -53,7 +53,7 @@ class CausalLm(Component):
 
     def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
-        from luthier.models import compiled
+        from luthier.models.kernels import compiled
 
         return compiled.DECODERS if base is None else None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from luthier.models.base import Base
-    from luthier.models.shared_library import CompiledCode
+    from luthier.models.kernels.shared_library import CompiledCode
 
 DRAWS = 1 << 20
 HIDDEN, RANDOM = 0.8, 0.9
@@ -63,7 +63,7 @@ class MaskedLm(Component):
 
     def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for a network from scratch."""
-        from luthier.models import compiled
+        from luthier.models.kernels import compiled
 
         return compiled.ENCODERS if base is None else None
 

@@ -20,7 +20,7 @@ from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
     from luthier.models.base import Base
-    from luthier.models.shared_library import CompiledCode
+    from luthier.models.kernels.shared_library import CompiledCode
 
 NETWORKS = ("resnet", "efficientnet_lite", "cifar_resnet")
 """Whose batch norms and pooling there is compiled code for."""
@@ -82,7 +82,7 @@ class SquaresSpec(ReadSquares):
 
     def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: what lies between the convolutions of the networks that are known there."""
-        from luthier.models import image_kernels
+        from luthier.models.kernels import image_kernels
 
         return image_kernels.OWN if base is None or base.family in NETWORKS else None
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, logsigmoid
 
 if TYPE_CHECKING:
-    from luthier.models.word_kernels import WordKernels
+    from luthier.models.kernels.word_kernels import WordKernels
 
 RUN = 16
 """Words of a run, at least: with windows of five words to either side two of five scores of its product are needed."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from luthier.models.base import Base
-    from luthier.models.shared_library import CompiledCode
+    from luthier.models.kernels.shared_library import CompiledCode
     from luthier.objectives.windows import Windows
 
 UNIT = float(1 << 53)
@@ -62,7 +62,7 @@ class Word2Vec(WordVectorsSpec):
 
     def compiled_code(self, base: Base | None) -> CompiledCode | None:
         """Compiled code that stands in for torch's operations in its steps on a processor: there is some for CBOW."""
-        from luthier.models import word_kernels
+        from luthier.models.kernels import word_kernels
 
         return word_kernels.OWN if self.model == "cbow" else None
 

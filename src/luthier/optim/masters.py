@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from luthier.core.errors import ExperimentError
 from luthier.models.buffers import Buffers
-from luthier.models.compiled import Kernels
+from luthier.models.kernels.compiled import Kernels
+from luthier.models.kernels.word_kernels import RowGradient, WordKernels
 from luthier.models.precision import round_weights_to
-from luthier.models.word_kernels import RowGradient, WordKernels
 from luthier.optim.optimizers import Adagrad, AdamW, decays
 from luthier.optim.sparse_rows import SparseRows
 

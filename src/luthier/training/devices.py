@@ -21,9 +21,9 @@ from torch.utils import deterministic
 from luthier.core.errors import ExperimentError
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
-from luthier.models import compiled
 from luthier.models.base import COMPILED, Base
-from luthier.models.shared_library import CompiledCode
+from luthier.models.kernels import compiled
+from luthier.models.kernels.shared_library import CompiledCode
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
 NARROW = 128

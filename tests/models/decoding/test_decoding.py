@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models import shared_library
 from luthier.models.decoding import compiled_step
 from luthier.models.decoding.choice import choose_decoder
 from luthier.models.decoding.compiled_step import CompiledDecoder
@@ -18,6 +17,7 @@ from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.sampling import choose, choose_id
 from luthier.models.decoding.step import Span, make_cache
 from luthier.models.decoding.torch_step import TorchDecoder
+from luthier.models.kernels import shared_library
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
 from luthier.models.decoding.int8 import lay_in_panels, quantise_groups
 from luthier.models.decoding.network import Block, DecodeNetwork, Linear
 from luthier.models.decoding.step import Cache, Span, lay_out_rows
+from luthier.models.kernels import shared_library
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 

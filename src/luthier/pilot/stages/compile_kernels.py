@@ -6,8 +6,8 @@ from luthier.core.errors import LuthierError
 from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.experiment import Experiment
-from luthier.models import shared_library
 from luthier.models.base import Base
+from luthier.models.kernels import shared_library
 from luthier.training.devices import compiled_code, is_faster
 
 

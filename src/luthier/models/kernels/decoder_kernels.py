@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
 from luthier.models.dropout import RowDropout
+from luthier.models.kernels import shared_library
 from luthier.models.packing import Packing, RowPlaces
 
 NAME, SOURCE = "decoder", Path(__file__).with_name("decoder_kernels.cpp")
@@ -60,7 +60,7 @@ class Heads:
 
 
 class DecoderKernels:
-    """The kernels, each under the name that it has in `models.kernels`, and attention within short rows; on any number of threads the same bits.
+    """The kernels, each under the name that it has in `models.kernels.plain`, and attention within short rows; on any number of threads the same bits.
 
     Raises:
         LuthierError: the compiled code cannot be had.

@@ -1,4 +1,4 @@
-// What a decoder computes between its large products, in bf16, and attention within short rows; models/decoder_kernels.py compiles and calls it.
+// What a decoder computes between its large products, in bf16, and attention within short rows; models/kernels/decoder_kernels.py compiles and calls it.
 //
 // Sums and powers are taken in fp32. Each sum has an order that follows from the numbers' places alone: on any number of threads the same bits.
 #include "row_attention.h"

@@ -1,4 +1,4 @@
-// A step of CBOW with negative sampling, and AdaGrad on the rows of a table that a step has read; models/word_kernels.py compiles and calls it.
+// A step of CBOW with negative sampling, and AdaGrad on the rows of a table that a step has read; models/kernels/word_kernels.py compiles and calls it.
 //
 // Every sum is taken in an order that follows from the words alone, not from threads: equal words give equal bits on any number of them.
 #include "products.h"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
-from luthier.models.decoder_kernels import DecoderKernels, Heads
 from luthier.models.dropout import RowDropout, head_keys
+from luthier.models.kernels import shared_library
+from luthier.models.kernels.decoder_kernels import DecoderKernels, Heads
 from luthier.models.packing import Packing, RowPlaces
 
 NAME, SOURCE = "tiles", Path(__file__).with_name("tile_kernels.cpp")

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from luthier.experiment import Experiment
-from luthier.models import shared_library
 from luthier.models.autoencoder import make_autoencoder
 from luthier.models.cifar_resnet import CifarResNet, CifarResNetConfig
 from luthier.models.efficientnet_lite import EfficientNetLite, config_of
-from luthier.models.fused_maps import OPEN, RELU, RELU6, fuse_maps, norm_add_clamp
-from luthier.models.image_kernels import ImageKernels
+from luthier.models.kernels import shared_library
+from luthier.models.kernels.fused_maps import OPEN, RELU, RELU6, fuse_maps, norm_add_clamp
+from luthier.models.kernels.image_kernels import ImageKernels
 from luthier.models.vision import make_network
 from luthier.training.devices import decide_device_fields
 

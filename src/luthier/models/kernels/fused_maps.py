@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer, ResNetConvLayer, ResNetShortCut
 
-from luthier.models.image_kernels import DTYPES, ImageKernels, sides_of
-from luthier.models.replaced_forward import are_listened_to, replace_forward
+from luthier.models.kernels.image_kernels import DTYPES, ImageKernels, sides_of
+from luthier.models.kernels.replaced_forward import are_listened_to, replace_forward
 
 FEW = {torch.float32: 4, torch.bfloat16: 16}
 """Places of an output up to which a convolution is computed as one product. oneDNN computes several neighbouring places at once; of a line of two or four most of that is wasted."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from luthier.adaptation import ADAPTATIONS
 from luthier.core.types import Batch
-from luthier.models.compiled import Plain
+from luthier.models.kernels.compiled import Plain
 from luthier.models.next_token import next_token_loss
 from luthier.models.pretrained import load_generator
 from tests.models.test_packed import batch_of

@@ -1,4 +1,4 @@
-// One token of each text through the decoder of an encoder–decoder, in fp32; models/compiled_translation.py compiles and calls it.
+// One token of each text through the decoder of an encoder–decoder, in fp32; models/kernels/compiled_translation.py compiles and calls it.
 //
 // Every sum is taken in an order that depends on its own text alone: neither on how many texts go through the network together, nor on threads.
 #include "registers.h"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
+from luthier.models.kernels import shared_library
 
 NAME, SOURCE = "words", Path(__file__).with_name("word_kernels.cpp")
 SHARING = 64

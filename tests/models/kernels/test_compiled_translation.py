@@ -10,10 +10,10 @@ import torch
 from transformers import MarianConfig, MarianMTModel
 
 from luthier.adaptation.lora_layer import LoraLinear
-from luthier.models import compiled_translation
-from luthier.models.compiled_translation import CompiledSteps, open_steps
 from luthier.models.encoder_decoder import EncoderDecoder, make_translator
 from luthier.models.halves import halves_of
+from luthier.models.kernels import compiled_translation
+from luthier.models.kernels.compiled_translation import CompiledSteps, open_steps
 from luthier.models.translate import Writing, write
 from luthier.models.translation_steps import TorchSteps, read_sources
 from tests.models.test_encoder_decoder import NETWORKS

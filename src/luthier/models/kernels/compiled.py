@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import decoder_kernels, shared_library, tile_kernels
-from luthier.models.decoder_kernels import DecoderKernels
-from luthier.models.kernels import KERNELS
-from luthier.models.shared_library import CompiledCode
-from luthier.models.tile_kernels import TileKernels
+from luthier.models.kernels import decoder_kernels, shared_library, tile_kernels
+from luthier.models.kernels.decoder_kernels import DecoderKernels
+from luthier.models.kernels.plain import KERNELS
+from luthier.models.kernels.shared_library import CompiledCode
+from luthier.models.kernels.tile_kernels import TileKernels
 
 
 class Plain:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import LuthierError
-from luthier.models import shared_library
 from luthier.models.decoding.int8 import lay_in_panels
 from luthier.models.encoder_decoder import EncoderDecoder
 from luthier.models.halves import Block, Change, Feed, Half, halves_of, plain_linear
+from luthier.models.kernels import shared_library
 from luthier.models.translation_steps import NARROW, Sources, Steps, TorchSteps, crossing_of, read_sources
 
 NAME, SOURCE = "translate", Path(__file__).with_name("translation_kernels.cpp")

@@ -1,4 +1,4 @@
-// What a transformer's block computes on matrix tiles besides its large products; models/tile_kernels.py compiles and calls it.
+// What a transformer's block computes on matrix tiles besides its large products; models/kernels/tile_kernels.py compiles and calls it.
 #include "encoder_passes.h"
 #include "tile_attention.h"
 #include <sys/syscall.h>

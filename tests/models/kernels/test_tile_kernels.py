@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from luthier.models import shared_library
+from luthier.models.kernels import shared_library
+from luthier.models.kernels.tile_kernels import TileKernels
 from luthier.models.packing import RowPlaces
 from luthier.models.pretrained import load_generator
-from luthier.models.tile_kernels import TileKernels
-from tests.models.test_decoder_kernels import TILES, attention, by_softmax
-from tests.models.test_fused import LENGTHS, gradients
-from tests.models.test_kernels import draw
+from tests.models.kernels.test_decoder_kernels import TILES, attention, by_softmax
+from tests.models.kernels.test_fused import LENGTHS, gradients
+from tests.models.kernels.test_plain import draw
 from tests.models.test_packed import batch_of
 
 pytestmark = [

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from luthier.adaptation import ADAPTATIONS
-from luthier.models import encoder_block, shared_library
 from luthier.models.dropout import RowDropout, dropout_scale
+from luthier.models.kernels import encoder_block, shared_library
+from luthier.models.kernels.tile_kernels import TileKernels
 from luthier.models.pretrained import load_classifier
-from luthier.models.tile_kernels import TileKernels
-from tests.models.test_decoder_kernels import TILES, threads  # noqa: F401  # a fixture
-from tests.models.test_fused import distance, move
-from tests.models.test_kernels import draw
+from tests.models.kernels.test_decoder_kernels import TILES, threads  # noqa: F401  # a fixture
+from tests.models.kernels.test_fused import distance, move
+from tests.models.kernels.test_plain import draw
 from tests.models.test_packed import batch_of
 
 pytestmark = [

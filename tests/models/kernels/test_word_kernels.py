@@ -13,8 +13,8 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.core.randomness import mix
-from luthier.models import shared_library, word_kernels
-from luthier.models.word_kernels import SHARING, RowGradient, WordKernels
+from luthier.models.kernels import shared_library, word_kernels
+from luthier.models.kernels.word_kernels import SHARING, RowGradient, WordKernels
 from luthier.objectives import windows
 from luthier.objectives.windows import Windows, summed_loss, window_sides
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.compiled import Kernels
-from luthier.models.replaced_forward import are_listened_to
+from luthier.models.kernels.compiled import Kernels
+from luthier.models.kernels.replaced_forward import are_listened_to
 
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from luthier.adaptation import ADAPTATIONS
-from luthier.models import decoder_kernels, fused_block, kernels, shared_library
-from luthier.models.compiled import Plain
-from luthier.models.decoder_kernels import DecoderKernels, Heads
-from luthier.models.kernels import KERNELS
+from luthier.models.kernels import decoder_kernels, fused_block, plain, shared_library
+from luthier.models.kernels.compiled import Plain
+from luthier.models.kernels.decoder_kernels import DecoderKernels, Heads
+from luthier.models.kernels.plain import KERNELS
+from luthier.models.kernels.tile_kernels import TileKernels
 from luthier.models.packing import RowPlaces
 from luthier.models.pretrained import load_generator
-from luthier.models.tile_kernels import TileKernels
-from tests.models.test_fused import LENGTHS, begin_alike, distance, gradients, move
-from tests.models.test_kernels import _several, _values, draw
+from tests.models.kernels.test_fused import LENGTHS, begin_alike, distance, gradients, move
+from tests.models.kernels.test_plain import _several, _values, draw
 from tests.models.test_packed import batch_of
 
 pytestmark = [pytest.mark.skipif(not shared_library.can_compile(), reason="there is no C++ compiler"), pytest.mark.usefixtures("compiling")]
@@ -85,8 +85,8 @@ def by_softmax(projected: Tensor, of: Heads) -> Tensor:
     assert of.sin is not None
     starts = of.rows.starts.tolist()
     query, key, value = projected.float().split([each * of.width for each in (of.heads, of.key_heads, of.key_heads)], 1)
-    query = kernels.rotary(query.view(len(query), -1, of.width), of.cos, of.sin, torch.tensor(of.scale))
-    key = kernels.rotary(key.view(len(key), -1, of.width), of.cos, of.sin, torch.tensor(1.0))
+    query = plain.rotary(query.view(len(query), -1, of.width), of.cos, of.sin, torch.tensor(of.scale))
+    key = plain.rotary(key.view(len(key), -1, of.width), of.cos, of.sin, torch.tensor(1.0))
     key, value = (each.view(len(query), -1, of.width).repeat_interleave(of.heads // of.key_heads, 1) for each in (key, value))
     said: list[Tensor] = []
     for start, end in pairwise(starts):

@@ -1,4 +1,4 @@
-// Causal attention within short rows, with rotary positions, in bf16 and fp32, and its gradient. models/decoder_kernels.cpp includes it.
+// Causal attention within short rows, with rotary positions, in bf16 and fp32, and its gradient. models/kernels/decoder_kernels.cpp includes it.
 #pragma once
 #include "bf16.h"
 #include "products.h"

@@ -1,4 +1,4 @@
-// What code in C++ computes with: as many numbers at once as one register holds, their exponential and their sum. models/shared_library.py puts this file before the compiler.
+// What code in C++ computes with: as many numbers at once as one register holds, their exponential and their sum. models/kernels/shared_library.py puts this file before the compiler.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luthier.models.decoder_kernels import DecoderKernels, Heads
-from luthier.models.fused_layer import BlockLayers, open_layers
+from luthier.models.kernels.decoder_kernels import DecoderKernels, Heads
+from luthier.models.kernels.fused_layer import BlockLayers, open_layers
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Classes of transformers whose forward pass is x + attention(norm(x)), and to that + feed-forward(norm(that))."""

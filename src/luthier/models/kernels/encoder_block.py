@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from luthier.models.decoder_kernels import Heads
 from luthier.models.dropout import Dropout, RowDropout, site_key
-from luthier.models.fused_layer import BlockLayers, open_layers
+from luthier.models.kernels.decoder_kernels import Heads
+from luthier.models.kernels.fused_layer import BlockLayers, open_layers
+from luthier.models.kernels.tile_kernels import TileKernels
 from luthier.models.packing import Packing
-from luthier.models.tile_kernels import TileKernels
 
 BLOCKS = ("BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "CamembertLayer")
 """Classes of transformers whose forward pass is norm(x + attention(x)), and of that norm(it + feed-forward(it))."""

@@ -1,4 +1,4 @@
-// Softmax attention within rows on matrix tiles, and its gradient, in bf16 and fp32. models/tile_kernels.cpp includes it.
+// Softmax attention within rows on matrix tiles, and its gradient, in bf16 and fp32. models/kernels/tile_kernels.cpp includes it.
 #pragma once
 #include "keyed_dropout.h"
 #include "tiles.h"

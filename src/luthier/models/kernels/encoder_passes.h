@@ -1,4 +1,4 @@
-// What an encoder's block computes between its products, in bf16: dropout, sum and layer norm in one pass, and GELU. models/tile_kernels.cpp includes it.
+// What an encoder's block computes between its products, in bf16: dropout, sum and layer norm in one pass, and GELU. models/kernels/tile_kernels.cpp includes it.
 #pragma once
 #include "keyed_dropout.h"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.compiled import Kernels
+from luthier.models.kernels.compiled import Kernels
 from luthier.models.packing import AttentionGroup, Packing
 
 BLOCK = 128

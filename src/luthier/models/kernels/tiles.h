@@ -1,4 +1,4 @@
-// Products of bf16 matrices on matrix tiles (AMX), summed in fp32. models/tile_kernels.cpp includes it.
+// Products of bf16 matrices on matrix tiles (AMX), summed in fp32. models/kernels/tile_kernels.cpp includes it.
 //
 // A tile has 16 rows of 64 bytes. Four of them sum 32 × 32 numbers of the product, two hold rows of the left factor and two columns of the right one, whose pairs of numbers that are
 // neighbours along the sum lie in one word. Each sum is taken in the order of its terms: on any number of threads the same bits.

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models import encoder_block, fused_block
-from luthier.models.compiled import Kernels
-from luthier.models.compiled_attention import CompiledAttention
-from luthier.models.decoder_kernels import DecoderKernels
-from luthier.models.fused_block import window_of
-from luthier.models.fused_layer import ADAPTER, FusedLayer, JointLayers
-from luthier.models.replaced_forward import replace_forward
-from luthier.models.tile_kernels import TileKernels
+from luthier.models.kernels import encoder_block, fused_block
+from luthier.models.kernels.compiled import Kernels
+from luthier.models.kernels.compiled_attention import CompiledAttention
+from luthier.models.kernels.decoder_kernels import DecoderKernels
+from luthier.models.kernels.fused_block import window_of
+from luthier.models.kernels.fused_layer import ADAPTER, FusedLayer, JointLayers
+from luthier.models.kernels.replaced_forward import replace_forward
+from luthier.models.kernels.tile_kernels import TileKernels
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Classes of transformers that norm as `kernels.rms_norm` does."""

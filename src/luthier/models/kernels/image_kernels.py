@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models import shared_library
+from luthier.models.kernels import shared_library
 
 NAME, SOURCE = "images", Path(__file__).with_name("image_kernels.cpp")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
